@@ -1,0 +1,3 @@
+"""Edge: a self-hosted media edge for voice AI."""
+
+__version__ = "0.1.0"

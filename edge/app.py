@@ -1,0 +1,275 @@
+"""Puts the parts of a process together and takes them apart again.
+
+Each part is an asynchronous context manager that owns its tasks. They are nested in the order in
+which they need each other, so leaving them ends a process from the outside in: sessions say goodbye
+through a relay that still forwards, records are taken out of a registry that is still connected.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+from starlette.types import ASGIApp
+
+from edge.address import Address, format_address, parse_address
+from edge.backends.echo import Echo
+from edge.backends.protocol import Backend
+from edge.config import Config
+from edge.datagram import DatagramSocket, bind_udp
+from edge.errors import ConfigError, Drop
+from edge.http.listen import make_listeners
+from edge.http.server import HttpServer
+from edge.metrics import Metrics
+from edge.ready import Ready, Role, StartupError
+from edge.registry.directory import Directory, keep_relay, keep_transceiver
+from edge.registry.memory import MemoryRegistry
+from edge.registry.protocol import (
+    RegistryUnavailable,
+    RelayRecord,
+    TransceiverRecord,
+)
+from edge.registry.redis import RedisRegistry, open_redis_registry
+from edge.relay import Relay
+from edge.routing import FlowTable
+from edge.signaling import create_app, create_operations_app
+from edge.token import TokenKey, TokenSealer
+from edge.transceiver.service import Environment, Transceiver
+from edge.webrtc.certificate import DtlsCertificate
+
+HTTP_GRACE_SECONDS: Final = 1.0
+"""For requests that are under way when a process stops."""
+
+log = structlog.get_logger()
+
+Task = Callable[..., Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What every role needs, and what its parts add to."""
+
+    config: Config
+    registry: MemoryRegistry | RedisRegistry
+    directory: Directory
+    sealer: TokenSealer
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+async def run(
+    role: Role, config: Config, *, announce: Callable[[Ready], None], stop: trio.Event
+) -> None:
+    """Serve until ``stop`` is set, then drain and return; cancelling skips the drain.
+
+    Raises StartupError, ConfigError or OSError when the process can not start.
+    """
+    try:
+        async with AsyncExitStack() as stack:
+            base = await stack.enter_async_context(_open_base(config))
+            udp: Address | None = None
+            transceiver: Transceiver | None = None
+            if role in ("serve", "relay"):
+                udp = await stack.enter_async_context(_open_relay(base))
+            if role in ("serve", "transceiver"):
+                transceiver, address = await stack.enter_async_context(_open_transceiver(base))
+                udp = udp or address
+            assert udp is not None
+            app = _make_app(base, transceiver, stop)
+            url = await stack.enter_async_context(_serve_http(app, base, stop))
+            if transceiver is not None:
+                await stack.enter_async_context(_register(base, transceiver, address, url))
+            announce(Ready(role=role, http=url, udp=format_address(udp), pid=os.getpid()))
+            await stop.wait()
+            if transceiver is not None:
+                await transceiver.drain()
+    except RegistryUnavailable as error:
+        raise StartupError(f"registry.url: {error}") from None
+
+
+@asynccontextmanager
+async def _running(*tasks: Task) -> AsyncIterator[None]:
+    """Run tasks, each started in turn, for as long as the block."""
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            await nursery.start(task)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_base(config: Config) -> AsyncIterator[_Base]:
+    settings = config.registry
+    # One process without a fleet needs no one to share its secret with.
+    secret = settings.secret or secrets.token_urlsafe(32)
+    previous = TokenKey.derive(settings.previous_secret) if settings.previous_secret else None
+    async with AsyncExitStack() as stack:
+        registry: MemoryRegistry | RedisRegistry
+        if settings.url == "memory:":
+            registry = MemoryRegistry(lease_seconds=settings.lease_seconds)
+        else:
+            registry = await stack.enter_async_context(
+                open_redis_registry(
+                    settings.url,
+                    secret=secret,
+                    previous_secret=settings.previous_secret,
+                    cluster=settings.cluster,
+                    lease_seconds=settings.lease_seconds,
+                )
+            )
+        directory = Directory(
+            registry,
+            interval_seconds=settings.heartbeat_seconds / 2,
+            lease_seconds=settings.lease_seconds,
+        )
+        base = _Base(config, registry, directory, TokenSealer(TokenKey.derive(secret), previous))
+        base.metrics.add_registry(registry.statistics)
+        base.metrics.add_directory(directory.statistics)
+        await stack.enter_async_context(_running(directory.run))
+        yield base
+
+
+@asynccontextmanager
+async def _open_sockets(*binds: tuple[str, str]) -> AsyncIterator[list[DatagramSocket]]:
+    """Bind UDP sockets, each given as (configuration key, HOST:PORT)."""
+    sockets: list[DatagramSocket] = []
+    try:
+        for key, bind in binds:
+            try:
+                sockets.append(DatagramSocket(bind_udp(parse_address(bind))))
+            except OSError as error:
+                raise StartupError(f"{key} {bind}: {error.strerror}") from None
+        yield sockets
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _socket_drops(datagrams: DatagramSocket) -> Mapping[Drop, int]:
+    return datagrams.statistics().drops
+
+
+@asynccontextmanager
+async def _open_relay(base: _Base) -> AsyncIterator[Address]:
+    """Run a relay; yields the public address that clients are told."""
+    settings, fleet = base.config.relay, base.config.registry
+    binds = ("relay.bind", settings.bind), ("relay.internal_bind", settings.internal_bind)
+    async with _open_sockets(*binds) as (public, internal):
+        host, port = public.address
+        advertised = parse_address(settings.advertise or host, default_port=port)
+        relay = Relay(
+            public,
+            internal,
+            flows=FlowTable(
+                advertised,
+                max_flows=settings.max_flows,
+                max_provisional=settings.max_provisional_flows,
+                provisional_seconds=settings.provisional_seconds,
+                idle_seconds=settings.flow_idle_seconds,
+            ),
+            sealer=base.sealer,
+            cluster=fleet.cluster,
+            directory=base.directory,
+            registry=base.registry,
+            lookups_per_second=settings.lookups_per_second,
+        )
+        base.metrics.add_relay(relay.statistics)
+        for each in (public, internal):
+            base.metrics.add_drops("socket", partial(_socket_drops, each))
+        record = RelayRecord(
+            name=format_address(internal.address),
+            cluster=fleet.cluster,
+            public=advertised,
+            internal=internal.address,
+        )
+        keep = partial(keep_relay, base.registry, lambda: record, interval=fleet.heartbeat_seconds)
+        async with _running(relay.run, keep):
+            yield advertised
+
+
+@asynccontextmanager
+async def _open_transceiver(base: _Base) -> AsyncIterator[tuple[Transceiver, Address]]:
+    """Run a transceiver that is not registered yet; yields it and its UDP address."""
+    settings = base.config.transceiver
+    async with _open_sockets(("transceiver.bind", settings.bind)) as (datagrams,):
+        transceiver = Transceiver(
+            datagrams,
+            slot=await base.registry.claim_slot(),
+            cluster=base.config.registry.cluster,
+            sealer=base.sealer,
+            directory=base.directory,
+            backend=_make_backend(base.config),
+            certificate=DtlsCertificate.generate(),
+            config=settings,
+            environment=Environment(clock=trio.current_time, unix=time.time, entropy=os.urandom),
+            observe_setup=base.metrics.observe_setup,
+        )
+        base.metrics.add_transceiver(transceiver)
+        base.metrics.add_drops("socket", partial(_socket_drops, datagrams))
+        async with _running(transceiver.run):
+            yield transceiver, datagrams.address
+
+
+@asynccontextmanager
+async def _register(
+    base: _Base, transceiver: Transceiver, address: Address, url: str
+) -> AsyncIterator[None]:
+    """Keep a transceiver in the registry."""
+    config = base.config
+
+    def make_record() -> TransceiverRecord:
+        return TransceiverRecord(
+            slot=transceiver.slot,
+            cluster=config.registry.cluster,
+            address=address,
+            http_url=config.transceiver.http_url or url,
+            sessions=transceiver.sessions,
+            draining=transceiver.draining,
+        )
+
+    keep = partial(
+        keep_transceiver, base.registry, make_record, interval=config.registry.heartbeat_seconds
+    )
+    async with _running(keep):
+        yield
+
+
+def _make_backend(config: Config) -> Backend:
+    match config.backend.kind:
+        case "echo":
+            return Echo(delay=config.backend.echo_delay_seconds)
+        case other:
+            raise ConfigError(f"backend.kind: there is no backend {other!r}")
+
+
+def _make_app(base: _Base, transceiver: Transceiver | None, stop: trio.Event) -> ASGIApp:
+    http, render = base.config.http, base.metrics.render
+    if transceiver is None:
+        return create_operations_app(
+            http=http, render_metrics=render, ready=lambda: not stop.is_set()
+        )
+    return create_app(
+        transceiver,
+        http=http,
+        render_metrics=render,
+        ready=lambda: not stop.is_set() and bool(base.directory.relays),
+        now=trio.current_time,
+    )
+
+
+@asynccontextmanager
+async def _serve_http(app: ASGIApp, base: _Base, stop: trio.Event) -> AsyncIterator[str]:
+    """Serve HTTP until ``stop``; yields the URL."""
+    server = HttpServer(app, http=base.config.http)
+    base.metrics.add_http(server)
+    listeners = await make_listeners(base.config.http)
+    serve = partial(server.serve, listeners, stop=stop, grace_seconds=HTTP_GRACE_SECONDS)
+    async with _running(serve):
+        yield listeners[0].url

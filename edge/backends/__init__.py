@@ -1,0 +1,1 @@
+"""What produces and consumes the audio of a session."""

@@ -1,0 +1,279 @@
+"""The command line: flags become configuration, signals become a drain.
+
+Every flag is the text of one configuration key, so that flags, environment and file are checked in
+one place (``config_load``). A wrong key or value is one line on stderr and exit 2; an address in
+use, a missing certificate and such one line and exit 1. The first SIGTERM or SIGINT asks for a
+drain, a second one, or a drain that takes too long, cancels; each way the exit code is 0.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn, Protocol, get_args
+
+import click
+import msgspec
+import structlog
+import trio
+
+from edge import __version__, logs
+from edge.config import Config
+from edge.config_load import CONFIG_VARIABLE, load_config
+from edge.errors import ConfigError
+from edge.ready import Ready, Role, StartupError
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+DRAIN_GRACE_SECONDS: Final = 3.0
+"""Beyond the configured drain, before a drain that hangs is cancelled."""
+CANCEL_SECONDS: Final = 0.8
+"""For cleaning up after a cancellation, before the process leaves in any case."""
+
+
+class Run(Protocol):
+    """``edge.app.run``: serves until ``stop`` is set, then drains and returns."""
+
+    def __call__(
+        self,
+        role: Role,
+        config: Config,
+        *,
+        announce: Callable[[Ready], None],
+        stop: trio.Event,
+    ) -> Awaitable[None]:
+        """Run one role; raises StartupError or OSError if it can not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A command line flag: the text of one configuration key."""
+
+    name: str
+    key: str
+    metavar: str
+    help: str
+
+    def __call__(self, command: Callable[..., None]) -> Callable[..., None]:
+        """Add the flag to a command."""
+        option = click.option(self.name, self.key.replace(".", "__"), metavar=self.metavar or None,
+                              is_flag=not self.metavar, flag_value="true", default=None,
+                              help=self.help)  # fmt: skip
+        return option(command)
+
+
+_HTTP: Final = (
+    Flag("--http", "http.bind", "HOST:PORT", "Listen for signaling and the demo page."),
+    Flag("--tls", "http.tls", "off|self-signed|files", "Serve HTTPS."),
+    Flag("--certificate-file", "http.certificate_file", "FILE", "Certificate chain, PEM."),
+    Flag("--key-file", "http.key_file", "FILE", "The certificate's private key, PEM."),
+)  # fmt: skip
+_CALLS: Final = (
+    Flag("--api-keys-file", "http.api_keys_file", "FILE", "Keys that may open calls, one a line."),
+    Flag("--allow-anonymous", "http.allow_anonymous", "", "Serve anyone, beyond loopback as well."),
+    Flag("--cors-origin", "http.cors_origins", "ORIGIN[,...]", "Origins whose pages may call."),
+    Flag("--backend", "backend.kind", "NAME", "The model side: echo."),
+    Flag("--echo-delay", "backend.echo_delay_seconds", "SECONDS", "Delay of the echo."),
+)
+_RELAY: Final = (
+    Flag("--udp", "relay.bind", "HOST:PORT", "Public UDP address."),
+    Flag("--advertise", "relay.advertise", "HOST[:PORT]", "Address named to clients."),
+    Flag("--internal", "relay.internal_bind", "HOST:PORT", "UDP address for transceivers."),
+)
+_TRANSCEIVER: Final = (
+    Flag("--internal", "transceiver.bind", "HOST:PORT", "UDP address for relays."),
+    Flag("--http-url", "transceiver.http_url", "URL", "Where the fleet reaches this signaling."),
+)
+_COMMON: Final = (
+    Flag("--registry", "registry.url", "URL", "memory: or redis://HOST:PORT/DB."),
+    Flag("--secret-file", "registry.secret_file", "FILE", "The fleet's secret."),
+    Flag("--log-level", "log.level", "LEVEL", "debug, info, warning or error."),
+    Flag("--log-format", "log.format", "json|console", "How log lines look."),
+)
+_FLAGS: Final[dict[Role, tuple[Flag, ...]]] = {
+    "serve": _HTTP + _CALLS + _RELAY + _COMMON,
+    "relay": _RELAY + _HTTP + _COMMON,
+    "transceiver": _HTTP + _CALLS + _TRANSCEIVER + _COMMON,
+}
+
+
+def _with_flags(role: Role) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for flag in reversed(_FLAGS[role]):
+            command = flag(command)
+        option = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE",
+                              envvar=CONFIG_VARIABLE, help="Configuration, TOML.")  # fmt: skip
+        return option(command)
+
+    return decorate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edge", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A self-hosted media edge for voice AI: WebRTC in, simple audio streams out."""
+
+
+@cli.command()
+@_with_flags("serve")
+def serve(file: Path | None, **flags: str | None) -> None:
+    """Run everything in one process: relay, transceiver and signaling."""
+    run_role("serve", _load("serve", file, flags))
+
+
+@cli.command()
+@_with_flags("relay")
+def relay(file: Path | None, **flags: str | None) -> None:
+    """Run a public UDP relay of a fleet."""
+    run_role("relay", _load("relay", file, flags))
+
+
+@cli.command()
+@_with_flags("transceiver")
+def transceiver(file: Path | None, **flags: str | None) -> None:
+    """Run a WebRTC endpoint of a fleet, with signaling."""
+    run_role("transceiver", _load("transceiver", file, flags))
+
+
+@cli.command()
+@click.option("--role", type=click.Choice(get_args(Role)), default="serve", show_default=True)
+@_with_flags("serve")
+def check_config(role: Role, file: Path | None, **flags: str | None) -> None:
+    """Check the configuration and print it, without its secrets."""
+    config = _load(role, file, flags)
+    for section in config.__struct_fields__:
+        click.echo(f"{section}: {getattr(config, section)!r}")
+
+
+def _load(role: Role, file: Path | None, flags: dict[str, str | None]) -> Config:
+    names = {flag.key: flag.name for flag in _FLAGS[role]}
+    overrides = {name.replace("__", "."): text for name, text in flags.items()}
+    return load_config(file, os.environ, overrides, role=role, flag_names=names)
+
+
+def run_role(role: Role, config: Config) -> None:
+    """Serve until a signal, then drain; returns when that is done."""
+    with _exit_on_signals():
+        logs.configure(config.log)
+        from edge.app import run  # late: `edge --version` need not wait for OpenSSL and HTTP
+
+        runner = _Runner(run, role, config)
+        try:
+            trio.run(runner.main)
+        finally:
+            runner.close()
+
+
+class _Runner:
+    """One run of a role under signals."""
+
+    def __init__(self, run: Run, role: Role, config: Config) -> None:
+        self._run = run
+        self._role: Role = role
+        self._config = config
+        self._ready = False
+        self._last_resort = threading.Timer(CANCEL_SECONDS, os._exit, (0,))
+        self._last_resort.daemon = True
+
+    def close(self) -> None:
+        self._last_resort.cancel()
+        if self._last_resort.is_alive():
+            self._last_resort.join()
+
+    async def main(self) -> None:
+        stop = trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._watch_signals, stop, nursery.cancel_scope)
+                await self._run(self._role, self._config, announce=self._announce, stop=stop)
+                nursery.cancel_scope.cancel()
+        except Exception as error:
+            causes = list(_causes(error))
+            if self._ready or not all(isinstance(cause, _EXPECTED) for cause in causes):
+                raise
+            raise StartupError(_sentence(causes[0])) from None
+
+    async def _watch_signals(
+        self,
+        stop: trio.Event,
+        scope: trio.CancelScope,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            task_status.started()
+            await anext(signals)
+            stop.set()
+            with trio.move_on_after(self._config.transceiver.drain_seconds + DRAIN_GRACE_SECONDS):
+                await anext(signals)
+            scope.cancel()
+            self._last_resort.start()
+
+    def _announce(self, ready: Ready) -> None:
+        self._ready = True
+        sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
+        sys.stdout.flush()
+
+
+_EXPECTED: Final = (OSError, StartupError, ConfigError)
+"""What may go wrong at the start through no bug of ours."""
+
+
+def _causes(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for inner in error.exceptions:
+            yield from _causes(inner)
+    else:
+        yield error
+
+
+def _sentence(error: Exception) -> str:
+    """One line for a person; an OSError names its file, or whatever it was raised with."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return logs.escape(f"{where}{error.strerror}")
+    return logs.escape(str(error) or type(error).__name__)
+
+
+@contextmanager
+def _exit_on_signals() -> Iterator[None]:
+    """Leave at once on a signal while nothing is open yet, or any more."""
+    before = [signal.signal(number, exit_now) for number in SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+def exit_now(number: int, frame: FrameType | None) -> None:
+    """Handle a signal while there is nothing to drain."""
+    os._exit(0)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        sys.exit(cli.main(args, prog_name="edge", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        _fail(" ".join(error.format_message().split()), error.exit_code)
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except StartupError as error:
+        _fail(str(error), 1)
+    except click.Abort:
+        _fail("interrupted", 130)
+    except Exception:
+        structlog.get_logger().exception("the process ends by an error")
+        sys.exit(1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"edge: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,229 @@
+"""One call's offering side as a sans-IO machine: a full, controlling ICE agent for one server.
+
+The server is ICE-lite, so there is one candidate pair and every check nominates (RFC 8445, 8.1.1):
+a check at once, again after 50, 100 and 200 ms until one is answered, then one every 2.5 s, as
+browsers do. DTLS follows the answer's role; once it is done a numbered packet leaves every 20 ms.
+"""
+
+from __future__ import annotations
+
+import secrets
+from math import inf
+from typing import Final
+
+from edge.address import Address
+from edge.client.journal import FRAME_SECONDS, CallStatistics, Journal, SetupTimes
+from edge.client.offer import MID, MID_EXTENSION, OPUS, Answer, Offer
+from edge.errors import RemoteProtocolError
+from edge.webrtc.certificate import DtlsCertificate
+from edge.webrtc.dtls import (
+    Dtls,
+    DtlsClosed,
+    DtlsEstablished,
+    DtlsFailed,
+    DtlsOutput,
+    DtlsTransmit,
+)
+from edge.webrtc.srtp import SrtpReceiver, SrtpSender
+from edge.wire import stun
+from edge.wire.demux import Kind, classify
+from edge.wire.rtp import build_header, encode_extensions, header_length
+
+__all__ = ["CallStatistics", "Caller", "SetupTimes"]
+
+CHECK_SECONDS: Final = 2.5
+"""Chromium's interval for a stable, writable connection."""
+FIRST_CHECKS: Final = (0.05, 0.1, 0.2)
+"""Waits before the repetitions of the first check, in seconds; then the last one again."""
+SAMPLES_PER_FRAME: Final = 960
+"""20 ms at the 48 kHz of Opus' RTP clock (RFC 7587, 4.1)."""
+MAX_LATE_SECONDS: Final = 0.1
+"""After a longer stall of our own the frames in between are never made: a flood is no audio."""
+PEER_REFLEXIVE_PRIORITY: Final = 110 << 24 | 65_535 << 8 | 255
+MAX_PENDING_CHECKS: Final = 16
+
+_MID_BLOCK: Final = encode_extensions([(MID_EXTENSION, MID.encode())])
+
+
+class Caller:
+    """The machine of one call; inputs return the datagrams to send to ``server``."""
+
+    def __init__(self, certificate: DtlsCertificate, *, now: float) -> None:
+        self.offer = Offer.make(certificate.fingerprint)
+        self.journal = Journal()
+        self.server: Address | None = None
+        self.checks_answered = 0
+        self.closed = False
+        self._certificate = certificate
+        self._started = now
+        self._tie_breaker = secrets.randbits(64)
+        self._pending: dict[bytes, float] = {}
+        self._checks_sent = 0
+        self._next_check = inf
+        self._next_frame = inf
+        self._answer: Answer | None = None
+        self._dtls: Dtls | None = None
+        self._sender: SrtpSender | None = None
+        self._receiver: SrtpReceiver | None = None
+        self._first_index = secrets.randbits(15)
+        self._first_timestamp = secrets.randbits(32)
+
+    @property
+    def secured(self) -> bool:
+        """True once packets may flow."""
+        return self._sender is not None
+
+    @property
+    def deadline(self) -> float:
+        """When ``tick`` wants to be called next."""
+        dtls = self._dtls.deadline if self._dtls is not None else inf
+        return inf if self.closed else min(self._next_check, self._next_frame, dtls)
+
+    def take_answer(self, body: bytes, *, now: float) -> list[bytes]:
+        """Read the SDP answer and begin; RemoteProtocolError when it does not serve."""
+        self._answer = answer = Answer.decode(body)
+        self.server = answer.server
+        self._dtls = Dtls(
+            self._certificate,
+            role="passive" if answer.role == "passive" else "active",
+            fingerprints=answer.fingerprints,
+        )
+        self.journal.setup.answered = now - self._started
+        self._next_check = now
+        return self.tick(now=now)
+
+    def tick(self, *, now: float) -> list[bytes]:
+        """Do what is due: a check, a DTLS repetition, a frame."""
+        datagrams: list[bytes] = []
+        if self.closed:
+            return datagrams
+        if now >= self._next_check:
+            datagrams.append(self._make_check(now))
+        if self._dtls is not None and now >= self._dtls.deadline:
+            datagrams += self._follow_dtls(self._dtls.tick(now=now), now)
+        if now - self._next_frame > MAX_LATE_SECONDS:
+            self._next_frame = now
+        while now >= self._next_frame:
+            datagrams.append(self._make_frame(now))
+        return datagrams
+
+    def receive(self, datagram: bytes, *, now: float) -> list[bytes]:
+        """Take one datagram; what can not be read is counted as rejected."""
+        if self.closed:
+            return []
+        try:
+            match classify(datagram):
+                case Kind.RTP:
+                    return self._receive_rtp(datagram, now)
+                case Kind.STUN:
+                    return self._receive_stun(datagram, now)
+                case Kind.DTLS if self._dtls is not None:
+                    return self._follow_dtls(self._dtls.receive(datagram, now=now), now)
+                case _:
+                    return []
+        except RemoteProtocolError:
+            self.journal.rejected += 1
+            return []
+
+    def stop_checks(self) -> None:
+        """Send no further check; the server's consent then runs out."""
+        self._next_check = inf
+
+    def close(self) -> list[bytes]:
+        """Say goodbye with close_notify; the machine then does nothing more."""
+        outputs = self._dtls.close() if self._dtls is not None and not self.closed else []
+        self.closed = True
+        return [output.data for output in outputs if isinstance(output, DtlsTransmit)]
+
+    # ICE
+
+    def _make_check(self, now: float) -> bytes:
+        assert self._answer is not None
+        if self.checks_answered:
+            self._next_check = now + CHECK_SECONDS
+        else:
+            wait = FIRST_CHECKS[min(self._checks_sent, len(FIRST_CHECKS) - 1)]
+            self._next_check = now + wait
+        self._checks_sent += 1
+        transaction_id = secrets.token_bytes(stun.TRANSACTION_ID_BYTES)
+        if len(self._pending) >= MAX_PENDING_CHECKS:
+            del self._pending[next(iter(self._pending))]
+        self._pending[transaction_id] = now
+        return stun.encode_request(
+            transaction_id,
+            username=f"{self._answer.ufrag}:{self.offer.ufrag}",
+            password=self._answer.password,
+            priority=PEER_REFLEXIVE_PRIORITY,
+            use_candidate=True,
+            controlling=self._tie_breaker,
+        )
+
+    def _receive_stun(self, datagram: bytes, now: float) -> list[bytes]:
+        assert self._answer is not None
+        assert self.server is not None
+        message_class, transaction_id = stun.peek(datagram)
+        if message_class is stun.MessageClass.REQUEST:
+            # A server that is a full agent checks as well; a lite one may test a path this way.
+            request = stun.decode_request(datagram, password=self.offer.password)
+            mapped = stun.encode_success(
+                request.transaction_id, self.server, password=self.offer.password
+            )
+            return [mapped]
+        if self._pending.pop(transaction_id, None) is None:
+            raise RemoteProtocolError("the answer to no check of ours")
+        response = stun.decode_response(datagram, password=self._answer.password)
+        return self._checked(now) if isinstance(response, stun.BindingSuccess) else []
+
+    def _checked(self, now: float) -> list[bytes]:
+        self.checks_answered += 1
+        if self.checks_answered > 1 or self._dtls is None:
+            return []
+        self.journal.setup.checked = now - self._started
+        if self._next_check < inf:
+            self._next_check = now + CHECK_SECONDS
+        return self._follow_dtls(self._dtls.start(now=now), now)
+
+    # DTLS
+
+    def _follow_dtls(self, outputs: list[DtlsOutput], now: float) -> list[bytes]:
+        datagrams: list[bytes] = []
+        for output in outputs:
+            match output:
+                case DtlsTransmit(data):
+                    datagrams.append(data)
+                case DtlsEstablished(keys):
+                    self._sender = SrtpSender(keys.profile, keys.local_key, keys.local_salt)
+                    self._receiver = SrtpReceiver(keys.profile, keys.remote_key, keys.remote_salt)
+                    self.journal.setup.secured = now - self._started
+                    self._next_frame = now
+                case DtlsClosed() | DtlsFailed():
+                    self.closed = True
+                case _:
+                    pass
+        return datagrams
+
+    # Media
+
+    def _make_frame(self, now: float) -> bytes:
+        assert self._sender is not None
+        journal = self.journal
+        count = journal.sent
+        if not count:
+            journal.setup.first_sent = now - self._started
+        index = self._first_index + count
+        timestamp = self._first_timestamp + count * SAMPLES_PER_FRAME & 0xFFFFFFFF
+        header = build_header(
+            OPUS, count == 0, index & 0xFFFF, timestamp, self.offer.ssrc, _MID_BLOCK
+        )
+        self._next_frame += FRAME_SECONDS
+        return self._sender.protect_rtp(header, journal.next_payload(now), index=index)
+
+    def _receive_rtp(self, datagram: bytes, now: float) -> list[bytes]:
+        if self._receiver is None:
+            raise RemoteProtocolError("media before the handshake was done")
+        packet, _ = self._receiver.unprotect_rtp(datagram)
+        journal = self.journal
+        journal.check_off(packet[header_length(packet) :], now)
+        if journal.received == 1:
+            journal.setup.first_echo = now - self._started
+        return []

@@ -1,0 +1,131 @@
+"""What a caller writes down: one flag a packet, round-trip times, and when each step was done."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass, field
+from math import nan
+from typing import Final
+
+FRAME_SECONDS: Final = 0.02
+PAYLOAD_BYTES: Final = 100
+GRACE_SECONDS: Final = 0.5
+"""A packet younger than this may still come back, and is not missed yet."""
+
+_TOC: Final = 0xFC
+"""One 20 ms fullband CELT frame, stereo (RFC 6716, 3.1)."""
+_STAMP: Final = struct.Struct("!BQd")
+_PADDING: Final = bytes(PAYLOAD_BYTES - _STAMP.size)
+
+
+@dataclass(slots=True)
+class SetupTimes:
+    """Seconds from the POST to the end of each step; NaN for what has not happened."""
+
+    answered: float = nan
+    checked: float = nan
+    secured: float = nan
+    first_sent: float = nan
+    first_echo: float = nan
+
+
+@dataclass(frozen=True, slots=True)
+class CallStatistics:
+    """One call as its caller saw it."""
+
+    setup: SetupTimes
+    sent: int
+    received: int
+    """Different packets that came back."""
+    duplicates: int
+    missing: int
+    """Packets that had the time to come back and did not."""
+    longest_hole: float
+    """Seconds of audio in the longest run of numbers that never came back."""
+    hole_at: int
+    """Number of the first packet of that run."""
+    longest_silence: float
+    """Longest time between two echoes, in seconds."""
+    round_trips: tuple[float, ...] = field(repr=False)
+    """Seconds, in order of arrival."""
+    rejected: int
+    """Datagrams that could not be read or authenticated."""
+    stale: int
+    """Datagrams that came to a port we have moved away from."""
+
+
+@dataclass(slots=True)
+class Journal:
+    """Numbers what is sent and checks off what comes back."""
+
+    setup: SetupTimes = field(default_factory=SetupTimes)
+    duplicates: int = 0
+    rejected: int = 0
+    stale: int = 0
+    longest_silence: float = 0.0
+    _returned: bytearray = field(default_factory=bytearray)
+    _sent_at: array[float] = field(default_factory=lambda: array("d"))
+    _round_trips: array[float] = field(default_factory=lambda: array("d"))
+    _last_echo: float = nan
+
+    @property
+    def sent(self) -> int:
+        """How many were numbered."""
+        return len(self._sent_at)
+
+    @property
+    def received(self) -> int:
+        """How many different ones came back."""
+        return len(self._round_trips)
+
+    def next_payload(self, now: float) -> bytes:
+        """Make the payload of the next packet."""
+        number = len(self._sent_at)
+        self._sent_at.append(now)
+        self._returned.append(0)
+        return _STAMP.pack(_TOC, number, now) + _PADDING
+
+    def check_off(self, payload: bytes, now: float) -> None:
+        """Note an echo; what was never sent counts as rejected."""
+        if len(payload) != PAYLOAD_BYTES:
+            self.rejected += 1
+            return
+        _, number, sent_at = _STAMP.unpack_from(payload)
+        if number >= self.sent or self._sent_at[number] != sent_at:
+            self.rejected += 1
+        elif self._returned[number]:
+            self.duplicates += 1
+        else:
+            self._returned[number] = 1
+            self._round_trips.append(now - sent_at)
+            if now - self._last_echo > self.longest_silence:
+                self.longest_silence = now - self._last_echo
+            self._last_echo = now
+
+    def statistics(self, *, now: float, since: int = 0) -> CallStatistics:
+        """Sum up; what is missing counts only from number ``since`` on."""
+        settled = self.sent
+        while settled > since and self._sent_at[settled - 1] > now - GRACE_SECONDS:
+            settled -= 1
+        flags = self._returned[since:settled]
+        length, at = longest_run_of_zeros(flags)
+        return CallStatistics(
+            setup=self.setup,
+            sent=self.sent,
+            received=self.received,
+            duplicates=self.duplicates,
+            missing=flags.count(0),
+            longest_hole=length * FRAME_SECONDS,
+            hole_at=since + at,
+            longest_silence=self.longest_silence,
+            round_trips=tuple(self._round_trips),
+            rejected=self.rejected,
+            stale=self.stale,
+        )
+
+
+def longest_run_of_zeros(flags: bytes | bytearray) -> tuple[int, int]:
+    """Length and start of the longest run of zero bytes."""
+    length = max(map(len, flags.split(b"\1")))
+    return length, bytes(flags).find(bytes(length))

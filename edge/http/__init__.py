@@ -1,0 +1,1 @@
+"""HTTP for signaling: connections, admission of requests, forms, pages and problems."""

@@ -1,0 +1,120 @@
+"""Look-ups of clients that have no flow, for a relay that has just been started.
+
+The datagrams of such a client wait until the registry has been asked, and then go on in order.
+Anybody can send from any number of forged sources, so everything here has a bound: look-ups a
+second, clients that wait, datagrams that wait for one, and look-ups under way (one for each task
+in ``serve``). A client that is not found is not looked up again for a while.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+import trio
+
+from edge.address import Address
+from edge.errors import Drop
+
+MAX_CLIENTS: Final = 512
+"""Clients that may wait at once."""
+MAX_DATAGRAMS: Final = 8
+"""Datagrams that may wait for one client; the oldest goes."""
+ABSENT_SECONDS: Final = 1.0
+"""How long a client that was not found is not looked up again."""
+MAX_ABSENT: Final = 4_096
+
+log = structlog.get_logger()
+
+Retry = Callable[[float], None]
+"""Handles a datagram again, at the given time; the client may still be unknown."""
+
+
+class Lookups:
+    """Runs ``resolve`` for unknown clients; it returns whether the client has a flow now."""
+
+    def __init__(
+        self,
+        resolve: Callable[[Address], Awaitable[bool]],
+        *,
+        per_second: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._resolve = resolve
+        self._clock = clock
+        self._bucket = _TokenBucket(per_second)
+        self._waiting: dict[Address, deque[Retry]] = {}
+        self._asked: deque[Address] = deque()
+        self._unserved = trio.Semaphore(0)
+        self._absent: dict[Address, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def hold(self, client: Address, retry: Retry, *, now: float) -> Drop | None:
+        """Keep a datagram until its client has been looked up, or return what was dropped."""
+        held = self._waiting.get(client)
+        if held is not None:
+            full = len(held) == MAX_DATAGRAMS
+            held.append(retry)
+            return Drop.QUEUE_FULL if full else None
+        if now < self._absent.get(client, -math.inf):
+            return Drop.UNKNOWN_FLOW
+        if len(self._waiting) >= MAX_CLIENTS:
+            return Drop.TABLE_FULL
+        if not self._bucket.take(now):
+            return Drop.RATE_LIMIT
+        self._waiting[client] = deque([retry], maxlen=MAX_DATAGRAMS)
+        self._asked.append(client)
+        self._unserved.release()
+        return None
+
+    async def serve(self) -> None:
+        """Look clients up, one after the other, until cancelled."""
+        while True:
+            await self._unserved.acquire()
+            client = self._asked.popleft()
+            try:
+                found = await self._resolve(client)
+            except Exception:
+                found = False
+                log.exception("bug in a flow look-up")
+            now = self._clock()
+            if not found:
+                self._remember_absent(client, now)
+            for retry in self._waiting.pop(client):
+                retry(now)
+
+    def clear(self) -> None:
+        """Forget all that waits."""
+        self._waiting.clear()
+        self._asked.clear()
+        self._unserved = trio.Semaphore(0)
+
+    def _remember_absent(self, client: Address, now: float) -> None:
+        self._absent.pop(client, None)
+        if len(self._absent) >= MAX_ABSENT:
+            del self._absent[next(iter(self._absent))]
+        self._absent[client] = now + ABSENT_SECONDS
+
+
+class _TokenBucket:
+    """Allows ``per_second`` on average and as many at once; never less than one."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._size = max(per_second, 1.0)
+        self._level = self._size
+        self._filled_at = math.inf
+
+    def take(self, now: float) -> bool:
+        earned = max(now - self._filled_at, 0.0) * self._per_second
+        self._level = min(self._level + earned, self._size)
+        self._filled_at = now
+        if self._level < 1.0:
+            return False
+        self._level -= 1.0
+        return True

@@ -1,0 +1,1 @@
+"""Who is alive and where: transceivers, relays and flows."""

@@ -1,0 +1,229 @@
+"""Who is alive, as one process sees it: a cached view for synchronous questions, and heartbeats.
+
+A packet can not wait for a registry, so a ``Directory`` asks it now and then and answers from
+memory. When the registry can not be asked, the last view stays: whoever was known stays routable.
+After such an outage the registry may have lost its records, which come back with their owners'
+next heartbeats; so for one more lease time nobody is taken out of the view.
+
+Of two transceivers at one address only the newer slot counts: the older process is gone, and what
+is meant for it must not reach its successor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol, runtime_checkable
+
+import trio
+
+from edge.address import Address
+from edge.registry.memory import Watcher
+from edge.registry.protocol import (
+    MAX_SLOT,
+    Registry,
+    RegistryUnavailable,
+    RelayRecord,
+    Slot,
+    TransceiverRecord,
+)
+
+HINT_SECONDS: Final = 0.02
+"""The shortest time between two refreshes."""
+GOODBYE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryStatistics:
+    """Counts since the start, and the size of the view."""
+
+    transceivers: int
+    relays: int
+    refreshes: int
+    failures: int
+    """Refreshes that found the registry unavailable."""
+    stale: bool
+    """The last refresh failed: the view is an old one."""
+
+
+@runtime_checkable
+class _Watchable(Protocol):
+    def watch(self, changed: Watcher) -> AbstractContextManager[None]: ...
+
+
+class Directory:
+    """A view of the living transceivers and relays; ``run`` keeps it fresh."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        interval_seconds: float = 0.25,
+        lease_seconds: float = 3.0,
+    ) -> None:
+        self._registry = registry
+        self._interval = interval_seconds
+        self._lease = lease_seconds
+        self._transceivers: dict[Slot, TransceiverRecord] = {}
+        self._slots: dict[Address, Slot] = {}
+        self._relays: dict[str, RelayRecord] = {}
+        self._relay_addresses: frozenset[Address] = frozenset()
+        self._hint = trio.Event()
+        self._refreshes = 0
+        self._failures = 0
+        self._stale = False
+        self._keep_until = -1.0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Refresh until cancelled; started after the first attempt, successful or not."""
+        with self._watch():
+            await self.refresh()
+            task_status.started()
+            while True:
+                self._hint = trio.Event()
+                await trio.sleep(HINT_SECONDS)
+                with trio.move_on_after(max(self._interval - HINT_SECONDS, 0.0)):
+                    await self._hint.wait()
+                await self.refresh()
+
+    async def refresh(self) -> None:
+        """Ask the registry once."""
+        self._refreshes += 1
+        try:
+            transceivers = await self._registry.transceivers()
+            relays = await self._registry.relays()
+        except RegistryUnavailable:
+            self._failures += 1
+            self._stale = True
+            return
+        if self._stale:
+            self._stale = False
+            self._keep_until = trio.current_time() + self._lease
+        self._take(transceivers, relays)
+
+    def hint_stale(self) -> None:
+        """Somebody unknown was heard: refresh soon, at most every ``HINT_SECONDS``."""
+        self._hint.set()
+
+    def transceiver(self, slot: Slot) -> TransceiverRecord | None:
+        """Find a living transceiver."""
+        return self._transceivers.get(slot)
+
+    def slot_of(self, address: Address) -> Slot | None:
+        """Find whose internal address this is."""
+        return self._slots.get(address)
+
+    def is_relay(self, address: Address) -> bool:
+        """Tell whether this is a living relay's internal address."""
+        return address in self._relay_addresses
+
+    @property
+    def transceivers(self) -> Sequence[TransceiverRecord]:
+        """All living transceivers, those that drain included."""
+        return tuple(self._transceivers.values())
+
+    @property
+    def relays(self) -> Sequence[RelayRecord]:
+        """All living relays."""
+        return tuple(self._relays.values())
+
+    def statistics(self) -> DirectoryStatistics:
+        """Count."""
+        return DirectoryStatistics(
+            transceivers=len(self._transceivers),
+            relays=len(self._relays),
+            refreshes=self._refreshes,
+            failures=self._failures,
+            stale=self._stale,
+        )
+
+    @contextmanager
+    def _watch(self) -> Iterator[None]:
+        """Have changes pushed, by a registry that can."""
+        if isinstance(self._registry, _Watchable):
+            with self._registry.watch(self._take):
+                yield
+        else:
+            yield
+
+    def _take(
+        self, transceivers: Sequence[TransceiverRecord], relays: Sequence[RelayRecord]
+    ) -> None:
+        by_slot = {record.slot: record for record in transceivers}
+        by_name = {record.name: record for record in relays}
+        if trio.current_time() < self._keep_until:
+            by_slot = self._transceivers | by_slot
+            by_name = self._relays | by_name
+        self._slots = _newest_slots(by_slot.values())
+        self._transceivers = {slot: by_slot[slot] for slot in self._slots.values()}
+        self._relays = by_name
+        self._relay_addresses = frozenset(record.internal for record in by_name.values())
+
+
+def _newest_slots(records: Iterable[TransceiverRecord]) -> dict[Address, Slot]:
+    newest: dict[Address, Slot] = {}
+    for record in records:
+        other = newest.get(record.address)
+        if other is None or _is_newer(record.slot, other):
+            newest[record.address] = record.slot
+    return newest
+
+
+def _is_newer(slot: Slot, other: Slot) -> bool:
+    """Compare in the circle of slots, as RFC 1982 does serial numbers."""
+    return 0 < (slot - other) % MAX_SLOT < MAX_SLOT // 2
+
+
+async def keep_transceiver(
+    registry: Registry,
+    make_record: Callable[[], TransceiverRecord],
+    *,
+    interval: float = 0.5,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Renew a transceiver's record until cancelled, then take it out.
+
+    Raises RegistryUnavailable when the first write fails; later failures are tolerated.
+    """
+
+    async def put() -> None:
+        await registry.put_transceiver(make_record())
+
+    await _keep(
+        put, partial(registry.remove_transceiver, make_record().slot), interval, task_status
+    )
+
+
+async def keep_relay(
+    registry: Registry,
+    make_record: Callable[[], RelayRecord],
+    *,
+    interval: float = 0.5,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Renew a relay's record until cancelled, then take it out; as ``keep_transceiver``."""
+
+    async def put() -> None:
+        await registry.put_relay(make_record())
+
+    await _keep(put, partial(registry.remove_relay, make_record().name), interval, task_status)
+
+
+async def _keep(
+    put: Callable[[], Awaitable[None]],
+    remove: Callable[[], Awaitable[None]],
+    interval: float,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    try:
+        await put()
+        task_status.started()
+        while True:
+            await trio.sleep(interval)
+            with suppress(RegistryUnavailable):
+                await put()
+    finally:
+        with trio.move_on_after(GOODBYE_SECONDS, shield=True), suppress(RegistryUnavailable):
+            await remove()

@@ -1,0 +1,177 @@
+"""The registry of one process: plain dictionaries with leases.
+
+Nothing here waits; the ``async`` methods are checkpoints like any other registry's. A watcher is
+called at once, synchronously, with every change, so that a ``Directory`` is never behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Generic, TypeAlias, TypeVar
+
+import trio
+
+from edge.address import Address
+from edge.errors import Drop
+from edge.registry.protocol import (
+    MAX_SLOT,
+    FlowRecord,
+    RegistryStatistics,
+    RelayRecord,
+    Slot,
+    TransceiverRecord,
+)
+
+MAX_FLOWS: Final = 100_000
+
+Watcher: TypeAlias = Callable[[Sequence[TransceiverRecord], Sequence[RelayRecord]], None]
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class MemoryRegistry:
+    """A ``Registry`` for the embedded default and for tests. ``clock`` is monotonic seconds."""
+
+    def __init__(
+        self,
+        *,
+        lease_seconds: float = 3.0,
+        max_flows: int = MAX_FLOWS,
+        clock: Callable[[], float] = trio.current_time,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.drops: Counter[Drop] = Counter()
+        self._lease_seconds = lease_seconds
+        self._max_flows = max_flows
+        self._transceivers: _Leases[Slot, TransceiverRecord] = _Leases(clock)
+        self._relays: _Leases[str, RelayRecord] = _Leases(clock)
+        self._flows: _Leases[tuple[Address, Address], FlowRecord] = _Leases(clock)
+        self._watchers: list[Watcher] = []
+        # A random start, so that an earlier process's tokens name nobody.
+        self._last_slot = int.from_bytes(entropy(3), "big") % MAX_SLOT
+        self._operations = 0
+
+    async def claim_slot(self) -> Slot:
+        """Take the next slot; after 2**24 - 1 comes 1, and the living are passed over."""
+        await self._checkpoint()
+        while True:
+            self._last_slot = self._last_slot % MAX_SLOT + 1
+            slot = Slot(self._last_slot)
+            if self._transceivers.get(slot) is None:
+                return slot
+
+    async def put_transceiver(self, record: TransceiverRecord) -> None:
+        """Write or renew a transceiver."""
+        await self._checkpoint()
+        self._transceivers.put(record.slot, record, self._lease_seconds)
+        self._tell()
+
+    async def remove_transceiver(self, slot: Slot) -> None:
+        """Take a transceiver out."""
+        await self._checkpoint()
+        self._transceivers.remove(slot)
+        self._tell()
+
+    async def transceivers(self) -> Sequence[TransceiverRecord]:
+        """All with a lease."""
+        await self._checkpoint()
+        return self._transceivers.living()
+
+    async def put_relay(self, record: RelayRecord) -> None:
+        """Write or renew a relay."""
+        await self._checkpoint()
+        self._relays.put(record.name, record, self._lease_seconds)
+        self._tell()
+
+    async def remove_relay(self, name: str) -> None:
+        """Take a relay out."""
+        await self._checkpoint()
+        self._relays.remove(name)
+        self._tell()
+
+    async def relays(self) -> Sequence[RelayRecord]:
+        """All with a lease."""
+        await self._checkpoint()
+        return self._relays.living()
+
+    def save_flow(self, record: FlowRecord, *, seconds: float) -> None:
+        """Write a flow; the oldest goes when there are too many."""
+        self._flows.put((record.public, record.client), record, seconds)
+        if len(self._flows) > self._max_flows:
+            self._flows.drop_oldest()
+            self.drops[Drop.TABLE_FULL] += 1
+
+    def remove_flow(self, public: Address, client: Address) -> None:
+        """Take a flow out."""
+        self._flows.remove((public, client))
+
+    async def find_flow(self, public: Address, client: Address) -> FlowRecord | None:
+        """Look a flow up."""
+        await self._checkpoint()
+        return self._flows.get((public, client))
+
+    @contextmanager
+    def watch(self, changed: Watcher) -> Iterator[None]:
+        """Call ``changed(transceivers, relays)`` now and at every change."""
+        self._watchers.append(changed)
+        try:
+            changed(self._transceivers.living(), self._relays.living())
+            yield
+        finally:
+            self._watchers.remove(changed)
+
+    def statistics(self) -> RegistryStatistics:
+        """Count."""
+        return RegistryStatistics(
+            up=True,
+            operations=self._operations,
+            failures=0,
+            waiting_writes=0,
+            drops=self.drops.copy(),
+        )
+
+    async def _checkpoint(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._operations += 1
+
+    def _tell(self) -> None:
+        transceivers, relays = self._transceivers.living(), self._relays.living()
+        for changed in list(self._watchers):
+            changed(transceivers, relays)
+
+
+class _Leases(Generic[K, V]):
+    """Values that live for a time, in the order of their last writing."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._values: dict[K, tuple[V, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def put(self, key: K, value: V, seconds: float) -> None:
+        self._values.pop(key, None)
+        self._values[key] = value, self._clock() + seconds
+
+    def remove(self, key: K) -> None:
+        self._values.pop(key, None)
+
+    def drop_oldest(self) -> None:
+        del self._values[next(iter(self._values))]
+
+    def get(self, key: K) -> V | None:
+        value, expires = self._values.get(key, (None, 0.0))
+        if value is not None and expires <= self._clock():
+            del self._values[key]
+            return None
+        return value
+
+    def living(self) -> list[V]:
+        now = self._clock()
+        self._values = {key: one for key, one in self._values.items() if one[1] > now}
+        return [value for value, _ in self._values.values()]

@@ -1,0 +1,101 @@
+"""What the parts of a fleet tell each other: a cache and a claim book, never on a packet's way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NewType, Protocol
+
+import msgspec
+
+from edge.address import Address
+from edge.errors import Drop
+
+Slot = NewType("Slot", int)
+"""A transceiver's number inside its cluster, 1 to 2**24 - 1; a restarted process gets a new one."""
+
+MAX_SLOT: Final = 2**24 - 1
+
+
+class TransceiverRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A living transceiver."""
+
+    slot: Slot
+    cluster: int
+    address: Address
+    """Where relays send its datagrams."""
+    http_url: str
+    sessions: int = 0
+    draining: bool = False
+
+
+class RelayRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A living relay."""
+
+    name: str
+    cluster: int
+    public: Address
+    """What clients are told."""
+    internal: Address
+    """Where its internal datagrams come from and go to."""
+
+
+class FlowRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A confirmed flow: which transceiver serves this client address behind this public address."""
+
+    public: Address
+    client: Address
+    slot: Slot
+
+
+class RegistryUnavailable(Exception):
+    """The registry can not be reached right now; what is known stays in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryStatistics:
+    """Counts since the start, and what waits now."""
+
+    up: bool
+    """The store answered the last time it was asked."""
+    operations: int
+    """Commands answered."""
+    failures: int
+    """Round trips that failed."""
+    waiting_writes: int
+    """Flow writes not answered yet."""
+    drops: Mapping[Drop, int]
+
+
+class Registry(Protocol):
+    """The claim book. ``async`` methods may block, be cancelled, or raise RegistryUnavailable."""
+
+    async def claim_slot(self) -> Slot:
+        """Take a slot that no other process has, now or in the recent past."""
+
+    async def put_transceiver(self, record: TransceiverRecord) -> None:
+        """Write or renew a record; it lives for the lease time."""
+
+    async def remove_transceiver(self, slot: Slot) -> None:
+        """Take a transceiver out at once."""
+
+    async def transceivers(self) -> Sequence[TransceiverRecord]:
+        """All that are alive, in this cluster."""
+
+    async def put_relay(self, record: RelayRecord) -> None:
+        """Write or renew a relay's record; it lives for the lease time."""
+
+    async def remove_relay(self, name: str) -> None:
+        """Take a relay out at once."""
+
+    async def relays(self) -> Sequence[RelayRecord]:
+        """All that are alive, in this cluster."""
+
+    def save_flow(self, record: FlowRecord, *, seconds: float) -> None:
+        """Queue a flow to be written with this time to live; never blocks, drops when full."""
+
+    def remove_flow(self, public: Address, client: Address) -> None:
+        """Queue a flow's removal; never blocks."""
+
+    async def find_flow(self, public: Address, client: Address) -> FlowRecord | None:
+        """Look a flow up."""

@@ -1,0 +1,1 @@
+"""The stateful WebRTC endpoint: one shared UDP socket, a nursery a session."""

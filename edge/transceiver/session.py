@@ -1,0 +1,230 @@
+"""A session: one client talking to one model, as one nursery.
+
+The nursery owns all that runs for the session: the timer pump of its peer and the backend's
+stream. Datagrams do not pass through it; the service hands them over by a plain call to
+``receive``, which carries the peer's outputs out at once. Whatever ends the session calls ``end``,
+which cancels the nursery; ``run`` then says goodbye and returns the one ``EndReason``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from typing import assert_never
+
+import structlog
+import trio
+
+from edge.address import Address
+from edge.backends.protocol import AudioFrame, Backend, Call
+from edge.errors import Drop, EndReason, RemoteProtocolError
+from edge.transceiver.playout import Pacer, Playout
+from edge.webrtc.outputs import (
+    AudioReceived,
+    Connected,
+    Ended,
+    PathSelected,
+    PeerOutput,
+    Transmit,
+)
+from edge.webrtc.peer import Peer
+from edge.wire.opus import opus_duration
+from edge.wire.spp import Path
+
+log = structlog.get_logger()
+
+SendFramed = Callable[[Path, bytes, Address], bool]
+"""``(path, payload, relay)``: sends one datagram to the relay that serves the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How long a session may take to connect and may last, in seconds; its playout bound."""
+
+    setup_seconds: float
+    session_seconds: float
+    playout_seconds: float
+
+
+@dataclass(slots=True)
+class SessionTimes:
+    """When a session's steps happened, on the service's clock; ``math.inf`` is not yet."""
+
+    opened: float
+    first_check: float = field(default=inf)
+    connected: float = field(default=inf)
+    first_audio: float = field(default=inf)
+
+
+class Session:
+    """One session; made by the service, which owns the socket and the pacer."""
+
+    def __init__(
+        self,
+        call: Call,
+        peer: Peer,
+        backend: Backend,
+        pacer: Pacer,
+        send: SendFramed,
+        *,
+        clock: Callable[[], float],
+        limits: SessionLimits,
+    ) -> None:
+        self.call = call
+        self.peer = peer
+        self.times = SessionTimes(opened=clock())
+        self.reason: EndReason | None = None
+        self.relays: dict[Path, Address] = {}
+        """The paths that passed a check, each with the relay that serves it."""
+        self._send = send
+        self._clock = clock
+        self._limits = limits
+        self._playout = Playout(
+            pacer,
+            self._play,
+            clock_rate=call.audio.clock_rate,
+            media_time=lambda now: peer.media.media_time(now=now),
+            queue_seconds=limits.playout_seconds,
+        )
+        self._conversation = backend.open(call, self._playout)
+        self._drops: Counter[Drop] = Counter()
+        self._scope = trio.CancelScope()
+        self._timer = trio.CancelScope()
+        self._connected = trio.Event()
+
+    def receive(self, datagram: bytes, path: Path, relay: Address) -> None:
+        """Take a datagram that ``relay`` brought from ``path``; never raises."""
+        now = self._clock()
+        try:
+            outputs = self.peer.receive(datagram, path, now=now)
+            if self.relays.get(path) != relay:
+                self._learn_relay(path, relay)
+            self._carry_out(outputs)
+        except Exception:
+            self._fail_by_bug()
+        if self.peer.deadline < self._timer.deadline:
+            self._timer.deadline = self.peer.deadline
+
+    def end(self, reason: EndReason) -> None:
+        """End the session; the first reason given stands."""
+        if self.reason is None:
+            self.reason = reason
+        self._scope.cancel()
+
+    async def run(self) -> EndReason:
+        """Serve the session until something ends it; being cancelled from outside is SHUTDOWN."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pump_timers)
+                    nursery.start_soon(self._converse)
+                    await self._watch_limits()
+        except Exception:
+            self._fail_by_bug()
+        finally:
+            self.reason = self.reason or EndReason.SHUTDOWN
+            self._say_goodbye()
+        return self.reason
+
+    def drops(self) -> Counter[Drop]:
+        """What this session discarded so far, by cause."""
+        return (
+            self._drops
+            + self.peer.statistics().drops
+            + self._playout.drops
+            + self._conversation.drops
+        )
+
+    def _learn_relay(self, path: Path, relay: Address) -> None:
+        # The relay is registered and the path names the client, so a relay that came back with
+        # another internal port serves its flows at once.
+        if self.peer.ice.knows(path):
+            self.relays[path] = relay
+
+    def _carry_out(self, outputs: list[PeerOutput]) -> None:
+        for output in outputs:
+            match output:
+                case Transmit(path, data):
+                    self._transmit(path, data)
+                case AudioReceived(payload, _, timestamp):
+                    self._hear(payload, timestamp)
+                case PathSelected():
+                    self.times.first_check = min(self.times.first_check, self._clock())
+                case Connected():
+                    self.times.connected = self._clock()
+                    self._connected.set()
+                case Ended(reason):
+                    self.end(reason)
+                case _:
+                    assert_never(output)
+
+    def _transmit(self, path: Path, data: bytes) -> None:
+        relay = self.relays.get(path)
+        if relay is None:
+            self._drops[Drop.UNKNOWN_PATH] += 1
+        else:
+            self._send(path, data, relay)
+
+    def _hear(self, payload: bytes, timestamp: int) -> None:
+        if self.times.first_audio == inf:
+            self.times.first_audio = self._clock()
+        try:
+            duration = self._duration(payload)
+        except RemoteProtocolError as error:
+            self._drops[error.drop] += 1
+            return
+        self._conversation.hear(AudioFrame(payload, duration, timestamp))
+
+    def _duration(self, payload: bytes) -> float:
+        if self.call.audio.name == "opus":
+            return opus_duration(payload)
+        return len(payload) / self.call.audio.clock_rate  # G.711: one byte a sample
+
+    def _play(self, payload: bytes, timestamp: int, marker: bool, now: float) -> None:
+        if not self.peer.connected:
+            self._drops[Drop.NOT_READY] += 1
+            return
+        output = self.peer.send_audio(payload, timestamp=timestamp, marker=marker, now=now)
+        if output is not None:
+            self._transmit(output.path, output.data)
+
+    async def _pump_timers(self) -> None:
+        while True:
+            with trio.CancelScope(deadline=self.peer.deadline) as self._timer:
+                await trio.sleep_forever()
+            try:
+                self._carry_out(self.peer.tick(now=self._clock()))
+            except Exception:
+                self._fail_by_bug()
+
+    async def _converse(self) -> None:
+        await self._connected.wait()
+        try:
+            await self._conversation.run()
+        except Exception:
+            log.exception("backend failed", session=self.call.session)
+            self.end(EndReason.BACKEND_FAILED)
+        else:
+            self.end(EndReason.BACKEND_CLOSED)
+
+    async def _watch_limits(self) -> None:
+        with trio.move_on_after(self._limits.setup_seconds):
+            await self._connected.wait()
+        if not self._connected.is_set():
+            self.end(EndReason.NEVER_CONNECTED)
+        await trio.sleep(self._limits.session_seconds)
+        self.end(EndReason.MAX_DURATION)
+
+    def _say_goodbye(self) -> None:
+        self._playout.close()
+        try:
+            self._carry_out(self.peer.close(now=self._clock()))
+        except Exception:
+            log.exception("goodbye failed", session=self.call.session)
+
+    def _fail_by_bug(self) -> None:
+        log.exception("bug in a session", session=self.call.session)
+        self._drops[Drop.BUG] += 1
+        self.end(EndReason.INTERNAL_ERROR)

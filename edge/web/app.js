@@ -1,0 +1,173 @@
+// The page: one button, one call at a time, and what it measures.
+
+import { Call, INSECURE, STEPS } from "./call.js";
+import { Loudness, Meter, Plot, Wave } from "./draw.js";
+
+const MEASURE_MS = 500;
+const FRAME_MS = 30;
+const PLOT_POINTS = 120; // one minute
+
+const STATES = {
+  idle: "Ready",
+  microphone: "Waiting for the microphone",
+  connecting: "Connecting",
+  connected: "Connected",
+  reconnecting: "Connection interrupted",
+  ended: "Call ended",
+  failed: "Failed",
+};
+const LIVE = ["microphone", "connecting", "connected", "reconnecting"];
+
+const $ = (id) => document.getElementById(id);
+const plots = {
+  roundTripTime: new Plot($("rtt-plot"), { least: 5, size: PLOT_POINTS }),
+  jitter: new Plot($("jitter-plot"), { least: 5, size: PLOT_POINTS }),
+  loss: new Plot($("loss-plot"), { least: 5, size: PLOT_POINTS }),
+};
+const wave = new Wave($("wave"));
+const meters = {
+  you: new Meter($("level-you"), $("ring-you")),
+  back: new Meter($("level-back"), $("ring-back")),
+};
+
+let call = new Call();
+let loudness = {};
+let context = null;
+let lastFrame = 0;
+
+// For tests and the curious.
+window.edge = {
+  get state() {
+    return call.state;
+  },
+  get setup() {
+    return call.setup;
+  },
+  get stats() {
+    return call.stats;
+  },
+  get call() {
+    return { id: call.id, ice: call.ice, dtls: call.dtls, error: call.error?.message ?? null };
+  },
+};
+
+function start() {
+  context ??= new AudioContext();
+  context.resume();
+  call = new Call($("key").value.trim());
+  loudness = {};
+  for (const plot of Object.values(plots)) plot.values = [];
+  call.addEventListener("change", render);
+  call.start();
+}
+
+function toggle() {
+  if (LIVE.includes(call.state)) call.hangUp();
+  else start();
+}
+
+function render() {
+  const { state, microphone, voice } = call;
+  document.body.dataset.state = state;
+  if (microphone) loudness.you ??= new Loudness(context, microphone);
+  if (voice && !loudness.back) {
+    loudness.back = new Loudness(context, voice);
+    $("voice").srcObject = voice;
+  }
+  if (!LIVE.includes(state)) {
+    loudness = {};
+    $("voice").srcObject = null;
+  }
+  setText("state", STATES[state]);
+  setText("talk-label", LIVE.includes(state) ? "Hang up" : "Talk");
+  setText("ice", call.ice);
+  setText("dtls", call.dtls);
+  setText("call-id", call.id || "–");
+  showError(call.error?.message ?? "", call.error?.needsKey ?? false);
+  renderSetup(call.setup);
+}
+
+function setText(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text; // live regions speak on every write
+}
+
+function showError(message, needsKey) {
+  $("error").hidden = !message;
+  setText("error", message);
+  const form = $("key-form");
+  if (needsKey && form.hidden) requestAnimationFrame(() => $("key").focus());
+  form.hidden = !needsKey;
+}
+
+function renderSetup(setup) {
+  const total = Math.max(1, ...STEPS.map((step) => setup[step] ?? 0));
+  let begin = 0;
+  for (const step of STEPS) {
+    const end = setup[step];
+    const row = document.querySelector(`#waterfall [data-step=${step}]`);
+    const bar = row.querySelector("b");
+    const from = Math.min(begin, end ?? 0);
+    row.classList.toggle("done", end !== null);
+    bar.style.left = `${(100 * from) / total}%`;
+    bar.style.width = end === null ? "0" : `${(100 * (end - from)) / total}%`;
+    row.querySelector("output").textContent = end === null ? "–" : `${format(end - from)} ms`;
+    begin = Math.max(begin, end ?? begin);
+  }
+  $("setup-total").firstElementChild.textContent = format(setup.audio);
+}
+
+function format(value) {
+  if (value == null) return "–";
+  return value >= 10 ? value.toFixed(0) : value.toFixed(1);
+}
+
+async function measure() {
+  if (LIVE.includes(call.state)) {
+    await call.measure();
+    const { stats } = call;
+    for (const [name, plot] of Object.entries(plots)) plot.add(stats[name] ?? null);
+    setText("rtt", format(stats.roundTripTime));
+    setText("jitter", format(stats.jitter));
+    setText("loss", format(stats.loss));
+    setText("media", [stats.codec, stats.srtpCipher].filter(Boolean).join(", ") || "–");
+    setText("sent", String(stats.packetsSent ?? "–"));
+    setText("received", String(stats.packetsReceived ?? "–"));
+  }
+  if (atRest()) wave.draw(performance.now());
+  for (const plot of Object.values(plots)) plot.draw();
+  for (const meter of Object.values(meters)) meter.announce();
+}
+
+// Nothing moves: no call, and the last one's sound has run out of the wave.
+function atRest() {
+  return !LIVE.includes(call.state) && wave.isQuiet;
+}
+
+function frame(now) {
+  requestAnimationFrame(frame);
+  if (now - lastFrame < FRAME_MS || atRest()) return;
+  lastFrame = now;
+  const [you, back] = [loudness.you?.read() ?? 0, loudness.back?.read() ?? 0];
+  meters.you.show(you);
+  meters.back.show(back);
+  wave.add(now, you, back);
+  wave.draw(now);
+}
+
+$("talk").addEventListener("click", toggle);
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  start();
+});
+window.addEventListener("pagehide", () => {
+  if (LIVE.includes(call.state)) call.hangUp();
+});
+
+if (!window.isSecureContext) {
+  $("talk").disabled = true;
+  showError(INSECURE, false);
+}
+renderSetup(call.setup);
+setInterval(measure, MEASURE_MS);
+measure();
+requestAnimationFrame(frame);

@@ -1,0 +1,255 @@
+// One call: microphone, offer, answer, states and statistics. Knows nothing of the page.
+
+const CALLS = "/v1/realtime/calls";
+const AUDIO_POLL_MS = 10;
+
+// The setup's steps in order; each is reached at so many milliseconds after the microphone opened.
+export const STEPS = ["offer", "answer", "ice", "dtls", "audio"];
+
+export class CallError extends Error {
+  constructor(message, { needsKey = false } = {}) {
+    super(message);
+    this.needsKey = needsKey;
+  }
+}
+
+// Fires "change" whenever a field has changed.
+export class Call extends EventTarget {
+  state = "idle"; // idle, microphone, connecting, connected, reconnecting, ended, failed
+  id = "";
+  ice = "new";
+  dtls = "new";
+  setup = Object.fromEntries(STEPS.map((step) => [step, null]));
+  stats = {};
+  error = null;
+  microphone = null;
+  voice = null;
+
+  #key = "";
+  #peer = null;
+  #began = 0;
+  #over = false;
+
+  constructor(key = "") {
+    super();
+    this.#key = key;
+  }
+
+  async start() {
+    try {
+      await this.#connect();
+    } catch (error) {
+      if (!this.#over) this.#end("failed", error);
+    }
+  }
+
+  hangUp() {
+    if (!this.#over) this.#end("ended");
+  }
+
+  async #connect() {
+    this.#change({ state: "microphone" });
+    const microphone = await openMicrophone();
+    if (this.#over) return stopTracks(microphone);
+    this.microphone = microphone;
+    this.#began = performance.now();
+    this.#change({ state: "connecting" });
+
+    const peer = (this.#peer = new RTCPeerConnection()); // the answer names the relay: no STUN server
+    const sender = peer.addTrack(microphone.getAudioTracks()[0], microphone);
+    this.#follow(peer);
+    await peer.setLocalDescription();
+    if (this.#over) return;
+    this.#followDtls(sender.transport);
+    this.#reach("offer");
+
+    const answer = await this.#post(peer.localDescription.sdp);
+    if (this.#over) return; // #post has hung up already
+    this.#reach("answer");
+    await peer.setRemoteDescription({ type: "answer", sdp: answer });
+    this.#followDtls(sender.transport);
+  }
+
+  #follow(peer) {
+    peer.ontrack = ({ receiver, streams, track }) => {
+      this.#change({ voice: streams[0] ?? new MediaStream([track]) });
+      this.#awaitAudio(receiver);
+    };
+    peer.oniceconnectionstatechange = () => {
+      this.#change({ ice: peer.iceConnectionState });
+      if (["connected", "completed"].includes(this.ice)) this.#reach("ice");
+    };
+    peer.onconnectionstatechange = () => this.#onConnection(peer.connectionState);
+  }
+
+  #followDtls(transport) {
+    if (!transport || transport.onstatechange) return;
+    transport.onstatechange = () => {
+      this.#change({ dtls: transport.state });
+      if (this.dtls === "connected") this.#reach("dtls");
+      if (this.dtls === "closed" && !this.#over) this.#end("ended");
+    };
+  }
+
+  #onConnection(state) {
+    if (this.#over) return;
+    if (state === "connected") {
+      this.#reach("dtls"); // where the transport's own event is missing
+      this.#change({ state: "connected" });
+    } else if (state === "disconnected") {
+      this.#change({ state: "reconnecting" });
+    } else if (state === "failed") {
+      this.#end("failed", new CallError(lostBecause(this.setup, this.dtls)));
+    }
+  }
+
+  async #awaitAudio(receiver) {
+    while (!this.#over && this.setup.audio === null) {
+      if (receiver.getSynchronizationSources().length > 0) this.#reach("audio");
+      await new Promise((resolve) => setTimeout(resolve, AUDIO_POLL_MS));
+    }
+  }
+
+  async #post(sdp) {
+    const headers = { "Content-Type": "application/sdp", ...this.#authorization() };
+    let response;
+    try {
+      response = await fetch(CALLS, { method: "POST", headers, body: sdp });
+    } catch {
+      throw new CallError("The server can not be reached. Is it still running?");
+    }
+    if (!response.ok) throw await refusal(response, Boolean(this.#key));
+    this.#change({ id: (response.headers.get("Location") ?? "").split("/").pop() });
+    if (this.#over) this.#postHangUp();
+    return response.text();
+  }
+
+  #postHangUp() {
+    const url = `${CALLS}/${encodeURIComponent(this.id)}/hangup`;
+    fetch(url, { method: "POST", headers: this.#authorization(), keepalive: true }).catch(() => {});
+  }
+
+  #authorization() {
+    return this.#key ? { Authorization: `Bearer ${this.#key}` } : {};
+  }
+
+  #reach(step) {
+    if (this.setup[step] !== null) return;
+    this.setup[step] = performance.now() - this.#began;
+    this.#change({});
+  }
+
+  #end(state, error = null) {
+    this.#over = true;
+    if (this.id) this.#postHangUp();
+    this.#peer?.close();
+    if (this.microphone) stopTracks(this.microphone);
+    const dtls = this.dtls === "new" ? "new" : "closed";
+    this.#change({ state, error, dtls, ice: this.#peer ? "closed" : "new" });
+  }
+
+  #change(fields) {
+    Object.assign(this, fields);
+    this.dispatchEvent(new Event("change"));
+  }
+
+  // Read getStats() into `stats`; times in milliseconds, loss in percent since the last reading.
+  async measure() {
+    if (!this.#peer || this.#over) return;
+    const reports = [...(await this.#peer.getStats()).values()];
+    if (!this.#over) this.stats = summary(reports, this.stats);
+  }
+}
+
+async function openMicrophone() {
+  if (!window.isSecureContext || !navigator.mediaDevices?.getUserMedia) {
+    throw new CallError(INSECURE);
+  }
+  try {
+    return await navigator.mediaDevices.getUserMedia({
+      audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true },
+    });
+  } catch (error) {
+    throw new CallError(MICROPHONE_ERRORS[error.name] ?? `The microphone failed: ${error.message}`);
+  }
+}
+
+export const INSECURE =
+  "Browsers open the microphone on secure pages only. Use https (start the edge with " +
+  "--tls self-signed) or, on the same machine, http://localhost.";
+
+const MICROPHONE_ERRORS = {
+  NotFoundError: "No microphone was found. Plug one in and try again.",
+  NotAllowedError: "The microphone is blocked. Allow it beside the page's address and try again.",
+  NotReadableError: "The microphone is in use by another program, or can not be opened.",
+};
+
+async function refusal(response, hadKey) {
+  const { status } = response;
+  if (status === 401 || status === 403) {
+    const message = hadKey ? "This API key was not accepted." : "This edge asks for an API key.";
+    return new CallError(message, { needsKey: true });
+  }
+  if (status === 429 || status === 503) {
+    const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
+    const when = seconds > 0 ? `in ${seconds}\u00a0s` : "in a moment";
+    return new CallError(`The edge takes no more calls right now. Try again ${when}.`);
+  }
+  return new CallError(`The edge refused the call (${status}). ${await reason(response)}`.trim());
+}
+
+// Problem JSON, or OpenAI's error object.
+async function reason(response) {
+  try {
+    const body = await response.json();
+    return String(body.detail ?? body.error?.message ?? body.title ?? "").slice(0, 300);
+  } catch {
+    return "";
+  }
+}
+
+function lostBecause(setup, dtls) {
+  if (setup.ice === null) {
+    return "No way to the relay: no answer on its UDP port. A firewall, or a wrong --advertise?";
+  }
+  return dtls === "connected"
+    ? "The connection was lost: the relay no longer answers."
+    : "The relay answers, but the encrypted connection (DTLS) did not come up.";
+}
+
+function stopTracks(stream) {
+  for (const track of stream.getTracks()) track.stop();
+}
+
+function summary(reports, before) {
+  const find = (type, test = () => true) => reports.find((r) => r.type === type && test(r)) ?? {};
+  const audio = (report) => report.kind === "audio";
+  const inbound = find("inbound-rtp", audio);
+  const outbound = find("outbound-rtp", audio);
+  const remote = find("remote-inbound-rtp", audio);
+  const transport = find("transport");
+  const pair = find("candidate-pair", (r) => r.id === transport.selectedCandidatePairId || r.selected);
+  const codec = find("codec", (r) => r.id === (inbound.codecId ?? outbound.codecId));
+  const seconds = remote.roundTripTime ?? pair.currentRoundTripTime;
+  const received = inbound.packetsReceived ?? 0;
+  const lost = inbound.packetsLost ?? 0;
+  return {
+    packetsSent: outbound.packetsSent ?? 0,
+    packetsReceived: received,
+    packetsLost: lost,
+    roundTripTime: seconds === undefined ? null : seconds * 1000,
+    jitter: inbound.jitter === undefined ? null : inbound.jitter * 1000,
+    loss: lossPercent(received, lost, before),
+    totalAudioEnergy: inbound.totalAudioEnergy ?? 0,
+    totalSamplesReceived: inbound.totalSamplesReceived ?? 0,
+    concealedSamples: inbound.concealedSamples ?? 0,
+    codec: codec.mimeType?.replace("audio/", "") ?? "",
+    srtpCipher: transport.srtpCipher?.replace("SRTP_", "") ?? "",
+  };
+}
+
+function lossPercent(received, lost, before) {
+  const newLost = Math.max(0, lost - (before.packetsLost ?? 0));
+  const expected = received - (before.packetsReceived ?? 0) + newLost;
+  return received === 0 ? null : expected > 0 ? (100 * newLost) / expected : (before.loss ?? 0);
+}

@@ -1,0 +1,1 @@
+"""The sans-IO WebRTC endpoint: bytes and the time go in, outputs come back."""

@@ -1,0 +1,373 @@
+"""ICE-lite answerer: which paths lead to the client, which one is used, and until when.
+
+A lite agent (RFC 8445, 2.5) gathers nothing and starts no checks: it answers the client's, learns
+the client's addresses from them, and follows its nominations. Around that stand three rules:
+
+Selection. The first valid check selects its path, nominated or not, so that DTLS can start. From
+then on nominated checks move it, where the selected path is weaker: its own latest check was not
+nominated, its priority is not higher (equal after a NAT rebinding), or it has gone silent.
+Aggressive nomination (every check nominated) so settles on the highest priority.
+
+Return-routability. A check can be replayed from a forged source, so an unproven path gets at most
+three times the bytes that came from it. DTLS proves the path it completes on; a path that appears
+later is proven by one check of our own, which only a reader of that address can answer. While the
+proven selected path is alive, an unproven path does not take its place. This triggered check is
+more than RFC 8445 asks of a lite agent (7.3).
+
+Consent (RFC 7675, 5.1) is the client's wish to receive, renewed here by each of its valid checks
+and by each valid answer to ours; a lite agent sends no consent checks of its own. Media renews
+nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+import msgspec
+from msgspec.structs import replace
+
+from edge.errors import Drop, EndReason, LocalProtocolError, RemoteProtocolError
+from edge.webrtc.outputs import Ended, PathSelected, Transmit
+from edge.wire import stun
+from edge.wire.spp import Path, decode_path
+
+AMPLIFICATION_LIMIT: Final = 3
+"""Bytes we may send for each byte received on an unproven path; DESIGN 6, after RFC 9000, 8.1."""
+SILENCE: Final = 1.0  # seconds without authenticated bytes until a path yields to any other
+PROBE_TIMES: Final = (0.0, 0.1, 0.2, 0.4)  # seconds from the start of our own check
+PROBE_LIFETIME: Final = 2.0  # seconds in which its answer is accepted and no other one starts
+PROBE_PRIORITY: Final = (110 << 24) + (65_535 << 8) + 255  # peer-reflexive; RFC 8445, 5.1.2.1
+
+IceOutput = Transmit | PathSelected | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class IceCredentials:
+    """One side's ``a=ice-ufrag`` and ``a=ice-pwd``."""
+
+    ufrag: str
+    password: str = field(repr=False)
+
+
+class Probe(msgspec.Struct):
+    """Our own check of a path: one transaction, sent at most four times."""
+
+    transaction_id: bytes
+    started: float
+    sent: int = 0
+
+    @property
+    def due(self) -> float:
+        """When to send it again."""
+        if self.sent == len(PROBE_TIMES):
+            return math.inf
+        return self.started + PROBE_TIMES[self.sent]
+
+
+class PathState(msgspec.Struct):
+    """What we know of one path."""
+
+    heard: float
+    priority: int = 0
+    nominated: bool = False
+    """Its latest check carried USE-CANDIDATE."""
+    proven: bool = False
+    budget: int = 0
+    """Bytes we may still send while unproven."""
+    probe: Probe | None = None
+
+    def shifted(self, seconds: float) -> PathState:
+        """Return a copy on a clock that is ``seconds`` ahead."""
+        probe = self.probe
+        if probe is not None:
+            probe = replace(probe, started=probe.started + seconds)
+        return replace(self, heard=self.heard + seconds, probe=probe)
+
+
+class IceSnapshot(msgspec.Struct, frozen=True):
+    """All of an agent's state, on a clock that is 0 when it is taken.
+
+    Holds both passwords: seal it before it leaves the process.
+    """
+
+    local: IceCredentials
+    remote: IceCredentials
+    tie_breaker: int
+    consent_timeout: float
+    max_paths: int
+    consent_until: float | None
+    """None before the first valid check."""
+    established: bool
+    ended: bool
+    selected: Path | None
+    paths: tuple[tuple[Path, PathState], ...]
+
+    def __repr__(self) -> str:
+        return f"IceSnapshot(paths={len(self.paths)}, established={self.established})"
+
+
+class IceLite:
+    """The controlled, lite side of one ICE session with one component (RFC 8445).
+
+    ``entropy(n)`` gives n random bytes for transaction ids. ``deadline`` is when to call ``tick``.
+    """
+
+    def __init__(
+        self,
+        local: IceCredentials,
+        remote: IceCredentials,
+        *,
+        tie_breaker: int,
+        entropy: Callable[[int], bytes],
+        now: float,
+        consent_timeout: float = 30.0,
+        max_paths: int = 8,
+    ) -> None:
+        if max_paths < 2:
+            raise LocalProtocolError("a client that moves needs two paths")
+        self.selected: Path | None = None
+        self.deadline = math.inf
+        self.drops: Counter[Drop] = Counter()
+        self._local = local
+        self._remote = remote
+        self._tie_breaker = tie_breaker
+        self._entropy = entropy
+        self._consent_timeout = consent_timeout
+        self._max_paths = max_paths
+        self._consent_until = math.inf
+        self._established = False
+        self._ended = False
+        self._paths: dict[Path, PathState] = {}
+
+    def receive(self, datagram: bytes, path: Path, *, now: float) -> list[IceOutput]:
+        """Take one STUN datagram; what is not valid is counted in ``drops`` and changes nothing."""
+        if self._ended:
+            return []
+        try:
+            outputs = self._receive(datagram, path, now)
+        except RemoteProtocolError as error:
+            self.drops[error.drop] += 1
+            return []
+        self._reschedule()
+        return outputs
+
+    def tick(self, *, now: float) -> list[IceOutput]:
+        """Do what is due at ``now``: end without consent, or repeat our own checks."""
+        if self._ended:
+            return []
+        if now >= self._consent_until:
+            self._ended = True
+            self.deadline = math.inf
+            return [Ended(EndReason.CONSENT_EXPIRED)]
+        outputs: list[IceOutput] = []
+        for path, state in self._paths.items():
+            if state.probe is not None and not state.proven and now >= state.probe.due:
+                outputs += self._send_probe(path, state, state.probe)
+        self._reschedule()
+        return outputs
+
+    def knows(self, path: Path) -> bool:
+        """Whether a valid check came from ``path`` and it was not evicted since."""
+        return path in self._paths
+
+    def heard_at(self, path: Path) -> float:
+        """When something authentic last came from ``path``; ``-math.inf`` for an unknown one."""
+        state = self._paths.get(path)
+        return -math.inf if state is None else state.heard
+
+    def heard(self, path: Path, nbytes: int, *, now: float, authenticated: bool = True) -> None:
+        """Count a datagram other than STUN from ``path``.
+
+        It adds to the path's budget; authenticated, it also shows that the path is alive. It
+        never renews consent. A path that no check came from stays unknown.
+        """
+        state = self._paths.get(path)
+        if state is None:
+            return
+        state.budget += AMPLIFICATION_LIMIT * nbytes
+        if authenticated:
+            state.heard = now
+
+    def allow(self, path: Path, nbytes: int) -> bool:
+        """Take ``nbytes`` from the path's budget; False (drop AMPLIFICATION) when it is short."""
+        state = self._paths.get(path)
+        if state is not None:
+            if state.proven:
+                return True
+            if state.budget >= nbytes:
+                state.budget -= nbytes
+                return True
+        self.drops[Drop.AMPLIFICATION] += 1
+        return False
+
+    def prove(self, path: Path) -> None:
+        """Note that the client reads what we send to ``path``: DTLS has completed on it."""
+        state = self._paths.get(path)
+        if state is not None:
+            state.proven = True
+            self._established = True
+            self._reschedule()
+
+    def snapshot(self, *, now: float) -> IceSnapshot:
+        """Return all state, with times relative to ``now``; ``drops`` is not part of it."""
+        until = self._consent_until - now
+        return IceSnapshot(
+            local=self._local,
+            remote=self._remote,
+            tie_breaker=self._tie_breaker,
+            consent_timeout=self._consent_timeout,
+            max_paths=self._max_paths,
+            consent_until=until if math.isfinite(until) else None,
+            established=self._established,
+            ended=self._ended,
+            selected=self.selected,
+            paths=tuple((path, state.shifted(-now)) for path, state in self._paths.items()),
+        )
+
+    @classmethod
+    def restore(
+        cls, snapshot: IceSnapshot, *, entropy: Callable[[int], bytes], now: float
+    ) -> IceLite:
+        """Build an agent that goes on where ``snapshot`` was taken."""
+        agent = cls(
+            snapshot.local,
+            snapshot.remote,
+            tie_breaker=snapshot.tie_breaker,
+            entropy=entropy,
+            now=now,
+            consent_timeout=snapshot.consent_timeout,
+            max_paths=snapshot.max_paths,
+        )
+        if snapshot.consent_until is not None:
+            agent._consent_until = now + snapshot.consent_until
+        agent._established = snapshot.established
+        agent._ended = snapshot.ended
+        agent._paths = {path: state.shifted(now) for path, state in snapshot.paths}
+        agent.selected = snapshot.selected
+        agent._reschedule()
+        return agent
+
+    def _receive(self, datagram: bytes, path: Path, now: float) -> list[IceOutput]:
+        message_class, _ = stun.peek(datagram)
+        match message_class:
+            case stun.MessageClass.REQUEST:
+                return self._receive_check(datagram, path, now)
+            case stun.MessageClass.SUCCESS | stun.MessageClass.ERROR:
+                return self._receive_response(datagram, path, now)
+            case stun.MessageClass.INDICATION:
+                return []  # a keepalive without integrity (RFC 8445, 11): it moves nothing
+            case _:
+                assert_never(message_class)
+
+    def _receive_check(self, datagram: bytes, path: Path, now: float) -> list[IceOutput]:
+        password = self._local.password
+        request = stun.decode_request(datagram, password=password)
+        if request.username != f"{self._local.ufrag}:{self._remote.ufrag}":
+            raise RemoteProtocolError("check for another session", Drop.BAD_INTEGRITY)
+        client, _ = decode_path(path)
+        if refusal := self._refuse(request):
+            return [Transmit(path, refusal)]
+
+        state = self._admit(path, now)
+        state.heard = now
+        state.priority = request.priority or state.priority
+        state.nominated = request.use_candidate
+        self._consent_until = now + self._consent_timeout
+        response = stun.encode_success(request.transaction_id, client, password=password)
+        # An answer is smaller than three times its check, so the budget stays above zero.
+        state.budget += AMPLIFICATION_LIMIT * len(datagram) - len(response)
+        outputs: list[IceOutput] = [Transmit(path, response)]
+        outputs += self._select(path, state, now)
+        outputs += self._start_probe(path, state, now)
+        return outputs
+
+    def _refuse(self, request: stun.BindingRequest) -> bytes | None:
+        """Return the error answer to a check that is authentic but not acceptable."""
+        if request.unknown_required:
+            code, reason = 420, "Unknown Attribute"
+        elif request.controlled is not None:
+            code, reason = 487, "Role Conflict"  # a lite agent is controlled, always (6.1.1)
+        else:
+            return None
+        return stun.encode_error(
+            request.transaction_id,
+            code,
+            reason,
+            password=self._local.password,
+            unknown=request.unknown_required,
+        )
+
+    def _receive_response(self, datagram: bytes, path: Path, now: float) -> list[IceOutput]:
+        state = self._paths.get(path)
+        response = stun.decode_response(datagram, password=self._remote.password)
+        if (
+            state is None
+            or state.probe is None
+            or state.probe.transaction_id != response.transaction_id
+            or now >= state.probe.started + PROBE_LIFETIME
+        ):
+            raise RemoteProtocolError("answer to no check of ours", Drop.BAD_INTEGRITY)
+        if isinstance(response, stun.BindingError):
+            return []  # it may come without integrity: it proves nothing and ends nothing
+        state.proven = True
+        state.heard = now
+        self._consent_until = now + self._consent_timeout
+        return list(self._select(path, state, now))
+
+    def _admit(self, path: Path, now: float) -> PathState:
+        state = self._paths.get(path)
+        if state is None:
+            if len(self._paths) >= self._max_paths:
+                others = (known for known in self._paths if known != self.selected)
+                del self._paths[min(others, key=lambda known: self._paths[known].heard)]
+                self.drops[Drop.TABLE_FULL] += 1
+            state = self._paths[path] = PathState(heard=now)
+        return state
+
+    def _select(self, path: Path, state: PathState, now: float) -> list[PathSelected]:
+        if path == self.selected or not self._beats_selected(state, now):
+            return []
+        self.selected = path
+        return [PathSelected(path)]
+
+    def _beats_selected(self, state: PathState, now: float) -> bool:
+        if self.selected is None:
+            return True
+        if not state.nominated:
+            return False
+        selected = self._paths[self.selected]
+        if now - selected.heard > SILENCE:
+            return True
+        if selected.proven and not state.proven:
+            return False
+        return not selected.nominated or state.priority >= selected.priority
+
+    def _start_probe(self, path: Path, state: PathState, now: float) -> list[Transmit]:
+        """Check a path that a live session has not proven yet, one transaction at a time."""
+        if not self._established or state.proven:
+            return []
+        if state.probe is not None and now < state.probe.started + PROBE_LIFETIME:
+            return []
+        state.probe = Probe(self._entropy(stun.TRANSACTION_ID_BYTES), now)
+        return self._send_probe(path, state, state.probe)
+
+    def _send_probe(self, path: Path, state: PathState, probe: Probe) -> list[Transmit]:
+        probe.sent += 1
+        request = stun.encode_request(
+            probe.transaction_id,
+            username=f"{self._remote.ufrag}:{self._local.ufrag}",
+            password=self._remote.password,
+            priority=PROBE_PRIORITY,
+            controlled=self._tie_breaker,
+        )
+        return [Transmit(path, request)] if self.allow(path, len(request)) else []
+
+    def _reschedule(self) -> None:
+        self.deadline = math.inf if self._ended else self._consent_until
+        for state in self._paths.values():
+            if state.probe is not None and not state.proven:
+                self.deadline = min(self.deadline, state.probe.due)

@@ -1,0 +1,226 @@
+"""One audio stream each way and the RTCP reports on both (RFC 3550, section 6).
+
+``Media`` composes one ``SendStream`` with a bounded set of ``ReceiveLog``s. All times inside are
+Unix seconds (``now + ntp_offset``), which two hosts share: a session that is taken up elsewhere
+goes on with its timestamps, its reports and its media clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from edge.webrtc.streams import (
+    ReceiveLog,
+    ReceiveLogSnapshot,
+    SendStream,
+    SendStreamSnapshot,
+    load_state,
+)
+from edge.wire.rtcp import (
+    Bye,
+    ReceiverReport,
+    ReportBlock,
+    RtcpPacket,
+    SenderReport,
+    SourceDescription,
+    encode_rtcp,
+)
+
+MAX_REMOTE_SOURCES: Final = 8
+REPORT_INTERVAL: Final = 5.0  # seconds; RFC 3550, 6.2
+FIRST_REPORT: Final = 1.0  # seconds
+MAX_ROUND_TRIP: Final = 60.0  # seconds; more is nonsense from the peer
+
+_NTP_EPOCH: Final = 2_208_988_800  # seconds from 1900 to 1970
+
+
+@dataclass(frozen=True, slots=True)
+class MediaStatistics:
+    """Counts since the start, of receiving only for sources still known; times in seconds.
+
+    What the peer reports of our stream is None until it has.
+    """
+
+    packets_sent: int
+    octets_sent: int
+    packets_received: int
+    octets_received: int
+    lost: int
+    duplicates: int
+    late: int
+    reordered: int
+    jitter: float
+    round_trip_time: float | None
+    remote_jitter: float | None
+    remote_fraction_lost: float | None
+    remote_lost: int | None
+
+
+class MediaSnapshot(msgspec.Struct, frozen=True):
+    """The state of a ``Media``; times are Unix seconds."""
+
+    stream: SendStreamSnapshot
+    logs: dict[int, ReceiveLogSnapshot]
+    cname: str
+    started: float
+    sent_at: float
+    next_report: float
+    heard_ssrc: int | None
+    round_trip_time: float | None
+    remote_report: tuple[float, float, int] | None
+
+
+class Media:
+    """One outgoing stream, what is heard of the remote ones, and the reports on both.
+
+    ``ntp_offset`` is Unix time minus ``now``.
+    """
+
+    def __init__(self, stream: SendStream, *, cname: str, now: float, ntp_offset: float) -> None:
+        self.stream = stream
+        self.cname = cname
+        self.ntp_offset = ntp_offset
+        self.logs: dict[int, ReceiveLog] = {}
+        self.started = now + ntp_offset
+        self.sent_at = 0.0
+        self.next_report = self.started + FIRST_REPORT
+        self.heard_ssrc: int | None = None
+        self.round_trip_time: float | None = None
+        self.remote_report: tuple[float, float, int] | None = None
+        # A fixed period of 3.75 to 6.25 s, so that sessions do not report in step.
+        self._interval = REPORT_INTERVAL * (0.75 + (stream.ssrc & 0xFFFF) / 0x20000)
+
+    @property
+    def deadline(self) -> float:
+        """When ``report`` is due."""
+        return self.next_report - self.ntp_offset
+
+    def media_time(self, *, now: float) -> int:
+        """Clock units since the start, which a take-over does not interrupt."""
+        return round((now + self.ntp_offset - self.started) * self.stream.clock_rate)
+
+    def send_rtp(
+        self, payload_length: int, timestamp: int, marker: bool, *, now: float
+    ) -> tuple[bytes, int]:
+        """The header and index of the next packet; see ``SendStream.next``."""
+        self.sent_at = now + self.ntp_offset
+        return self.stream.next(payload_length, timestamp, marker)
+
+    def receive_rtp(
+        self, index: int, timestamp: int, payload_type: int, ssrc: int, size: int, *, now: float
+    ) -> None:
+        """Note an authentic packet with ``size`` payload bytes."""
+        log = self.logs.get(ssrc) or self._new_log(ssrc, index)
+        same_clock = payload_type == self.stream.payload_type
+        log.receive(index, timestamp if same_clock else None, size, time=now + self.ntp_offset)
+        self.heard_ssrc = ssrc
+
+    def _new_log(self, ssrc: int, index: int) -> ReceiveLog:
+        if len(self.logs) >= MAX_REMOTE_SOURCES:
+            oldest = min(self.logs.values(), key=lambda log: log.heard_at)
+            del self.logs[oldest.ssrc]
+        log = self.logs[ssrc] = ReceiveLog(ssrc, self.stream.clock_rate, index)
+        return log
+
+    def receive_rtcp(self, packets: Iterable[RtcpPacket], *, now: float) -> bool:
+        """Note reports; True when a BYE names the source that was heard last."""
+        time = now + self.ntp_offset
+        goodbye = False
+        for packet in packets:
+            if isinstance(packet, SenderReport) and packet.ssrc in self.logs:
+                self.logs[packet.ssrc].receive_sender_report(packet.ntp, time=time)
+            if isinstance(packet, SenderReport | ReceiverReport):
+                self._receive_reports(packet.reports, time)
+            elif isinstance(packet, Bye):
+                goodbye = goodbye or self.heard_ssrc in packet.ssrcs
+        return goodbye
+
+    def _receive_reports(self, reports: Iterable[ReportBlock], time: float) -> None:
+        for report in reports:
+            if report.ssrc != self.stream.ssrc:
+                continue
+            jitter = report.jitter / self.stream.clock_rate
+            self.remote_report = jitter, report.fraction_lost / 256, report.cumulative_lost
+            if report.last_sr:
+                self._note_round_trip(report.last_sr + report.delay_since_last_sr, time)
+
+    def _note_round_trip(self, answered: int, time: float) -> None:
+        # RFC 3550, 6.4.1, in 1/65536 s modulo 2^32; signed, as a coarse clock may give -1.
+        difference = (_ntp(time) >> 16) - answered
+        seconds = ((difference + 0x80000000 & 0xFFFFFFFF) - 0x80000000) / 65536
+        if abs(seconds) <= MAX_ROUND_TRIP:
+            self.round_trip_time = max(0.0, seconds)
+
+    def report(self, *, now: float) -> bytes:
+        """The compound of SR or RR and SDES; sets the next deadline."""
+        return encode_rtcp(self._report(now + self.ntp_offset))
+
+    def bye(self, *, now: float) -> bytes:
+        """The last compound, with a BYE for our stream. Not for a hand-over."""
+        return encode_rtcp((*self._report(now + self.ntp_offset), Bye((self.stream.ssrc,))))
+
+    def _report(self, time: float) -> tuple[RtcpPacket, ...]:
+        self.next_report = time + self._interval
+        stream = self.stream
+        blocks = tuple(filter(None, (log.report(time=time) for log in self.logs.values())))
+        description = SourceDescription(((stream.ssrc, self.cname),))
+        silence = time - self.sent_at
+        if silence > 2 * self._interval:  # RFC 3550, 6.4: an SR is for those who sent lately
+            return ReceiverReport(stream.ssrc, blocks), description
+        timestamp = stream.last_timestamp + round(silence * stream.clock_rate)
+        report = SenderReport(
+            ssrc=stream.ssrc,
+            ntp=_ntp(time),
+            timestamp=timestamp & 0xFFFFFFFF,
+            packet_count=stream.packets & 0xFFFFFFFF,
+            octet_count=stream.octets & 0xFFFFFFFF,
+            reports=blocks,
+        )
+        return report, description
+
+    def statistics(self) -> MediaStatistics:
+        """Counts and the newest measurements."""
+        logs = self.logs.values()
+        heard = self.logs.get(self.heard_ssrc) if self.heard_ssrc is not None else None
+        jitter, fraction_lost, lost = self.remote_report or (None, None, None)
+        return MediaStatistics(
+            packets_sent=self.stream.packets,
+            octets_sent=self.stream.octets,
+            packets_received=sum(log.received for log in logs),
+            octets_received=sum(log.octets for log in logs),
+            lost=sum(log.lost for log in logs),
+            duplicates=sum(log.duplicates for log in logs),
+            late=sum(log.late for log in logs),
+            reordered=sum(log.reordered for log in logs),
+            jitter=heard.jitter / heard.clock_rate if heard else 0.0,
+            round_trip_time=self.round_trip_time,
+            remote_jitter=jitter,
+            remote_fraction_lost=fraction_lost,
+            remote_lost=lost,
+        )
+
+    def snapshot(self) -> MediaSnapshot:
+        """The whole state."""
+        return msgspec.convert(self, MediaSnapshot, from_attributes=True)
+
+    @classmethod
+    def restore(
+        cls, snapshot: MediaSnapshot, *, now: float, ntp_offset: float, skip: int = 0
+    ) -> Media:
+        """Go on from a snapshot, ``skip`` packet indexes later; see ``SendStream.restore``."""
+        stream = SendStream.restore(snapshot.stream, skip=skip)
+        media = cls(stream, cname=snapshot.cname, now=now, ntp_offset=ntp_offset)
+        load_state(media, snapshot)
+        media.stream = stream
+        media.logs = {ssrc: ReceiveLog.restore(log) for ssrc, log in snapshot.logs.items()}
+        media.next_report = min(snapshot.next_report, now + ntp_offset + media._interval)
+        return media
+
+
+def _ntp(time: float) -> int:
+    """A 64-bit NTP timestamp; RFC 3550, section 4."""
+    return int((time + _NTP_EPOCH) * 2**32) & 0xFFFFFFFFFFFFFFFF

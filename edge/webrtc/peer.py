@@ -1,0 +1,295 @@
+"""One WebRTC endpoint as a single machine: ICE, DTLS, SRTP and media behind one deadline.
+
+A datagram goes to exactly one of them by its first byte (RFC 7983). Nothing but a STUN check is
+looked at from an address that has not passed one, so a stranger can disturb neither the handshake
+nor the media. DTLS starts on the first authenticated check, without waiting for a nomination;
+its keys exist only after the client's certificate matched the offer (RFC 5763, section 5).
+
+Everything that leaves goes to ICE's selected path and, until that path is proven, is held to three
+times the bytes that came from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import assert_never
+
+import msgspec
+
+from edge.errors import Drop, EndReason, LocalProtocolError, RemoteProtocolError
+from edge.webrtc.dtls import Dtls
+from edge.webrtc.dtls_outputs import (
+    DtlsClosed,
+    DtlsData,
+    DtlsEstablished,
+    DtlsFailed,
+    DtlsOutput,
+    DtlsTransmit,
+)
+from edge.webrtc.ice import IceLite, IceSnapshot
+from edge.webrtc.keys import SrtpKeys
+from edge.webrtc.media import Media, MediaSnapshot, MediaStatistics
+from edge.webrtc.outputs import (
+    AudioReceived,
+    Connected,
+    Ended,
+    PathSelected,
+    PeerOutput,
+    Transmit,
+)
+from edge.webrtc.srtp import SrtpReceiver, SrtpReceiverSnapshot, SrtpSender, SrtpSenderSnapshot
+from edge.wire.demux import Kind, classify
+from edge.wire.rtcp import decode_rtcp
+from edge.wire.rtp import parse_header
+from edge.wire.spp import Path
+
+
+class PeerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A connected peer written down; times are relative to the moment of writing."""
+
+    ice: IceSnapshot
+    sender: SrtpSenderSnapshot
+    receiver: SrtpReceiverSnapshot
+    media: MediaSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatistics:
+    """What a peer has done so far."""
+
+    connected: bool
+    media: MediaStatistics
+    drops: Counter[Drop]
+
+
+class Peer:
+    """The answering endpoint of one session.
+
+    Inputs are ``receive``, ``send_audio``, ``tick`` and ``close``; each returns what to do now.
+    After an ``Ended`` output every input returns nothing.
+    """
+
+    def __init__(self, *, ice: IceLite, dtls: Dtls | None, media: Media) -> None:
+        self.ice = ice
+        self.media = media
+        self.ended = False
+        self._dtls = dtls
+        self._dtls_started = False
+        self._sender: SrtpSender | None = None
+        self._receiver: SrtpReceiver | None = None
+        self._drops: Counter[Drop] = Counter()
+
+    @property
+    def connected(self) -> bool:
+        """True while media can flow: the handshake is done and nothing has ended the peer."""
+        return self._sender is not None and not self.ended
+
+    @property
+    def deadline(self) -> float:
+        """When ``tick`` wants to be called next; ``math.inf`` when nothing is pending."""
+        if self.ended:
+            return inf
+        dtls = self._dtls.deadline if self._dtls is not None else inf
+        media = self.media.deadline if self._sender is not None else inf
+        return min(self.ice.deadline, dtls, media)
+
+    def receive(self, datagram: bytes, path: Path, *, now: float) -> list[PeerOutput]:
+        """Take one datagram that came on ``path``; never raises for what it holds."""
+        if self.ended:
+            return []
+        kind = classify(datagram)
+        if kind is Kind.STUN:
+            return self._receive_stun(datagram, path, now)
+        if not self.ice.knows(path):
+            self._drops[Drop.UNKNOWN_PATH] += 1
+            return []
+        self.ice.heard(path, len(datagram), authenticated=False, now=now)
+        try:
+            match kind:
+                case Kind.RTP:
+                    return self._receive_rtp(datagram, path, now)
+                case Kind.RTCP:
+                    return self._receive_rtcp(datagram, path, now)
+                case Kind.DTLS:
+                    return self._receive_dtls(datagram, path, now)
+                case Kind.UNKNOWN:
+                    self._drops[Drop.UNKNOWN_KIND] += 1
+                    return []
+                case _:
+                    assert_never(kind)
+        except RemoteProtocolError as error:
+            self._drops[error.drop] += 1
+            return []
+
+    def send_audio(
+        self, payload: bytes, *, timestamp: int, marker: bool, now: float
+    ) -> Transmit | None:
+        """Send one frame; None when there is no path or its budget is spent.
+
+        ``timestamp`` counts from the start of the media (see ``Media.media_time``). Raises
+        LocalProtocolError before the peer is connected.
+        """
+        if self._sender is None:
+            raise LocalProtocolError("no media before the DTLS handshake has finished")
+        path = self.ice.selected
+        if path is None or self.ended:
+            return None
+        header, index = self.media.send_rtp(len(payload), timestamp, marker, now=now)
+        packet = self._sender.protect_rtp(header, payload, index=index)
+        return Transmit(path, packet) if self._allow(path, packet) else None
+
+    def tick(self, *, now: float) -> list[PeerOutput]:
+        """Do what is due at ``now``: retransmissions, consent, reports."""
+        if self.ended:
+            return []
+        outputs = self._follow_ice(self.ice.tick(now=now), now)
+        if self._dtls is not None and now >= self._dtls.deadline:
+            outputs += self._follow_dtls(self._dtls.tick(now=now), None)
+        if self._sender is not None and now >= self.media.deadline:
+            outputs += self._transmit(self._sender.protect_rtcp(self.media.report(now=now)))
+        return outputs
+
+    def close(self, *, now: float) -> list[PeerOutput]:
+        """Say goodbye (RTCP BYE, DTLS close_notify) and end; what is returned is the last."""
+        if self.ended:
+            return []
+        outputs: list[PeerOutput] = []
+        if self._sender is not None:
+            outputs += self._transmit(self._sender.protect_rtcp(self.media.bye(now=now)))
+        if self._dtls is not None and self._dtls_started:
+            outputs += self._follow_dtls(self._dtls.close(), None)
+        self.ended = True
+        return outputs
+
+    def statistics(self) -> PeerStatistics:
+        """Counters of every part, drops summed."""
+        drops = self._drops + self.ice.drops
+        if self._dtls is not None:
+            drops += self._dtls.drops
+        return PeerStatistics(self.connected, self.media.statistics(), drops)
+
+    def snapshot(self, *, now: float) -> PeerSnapshot:
+        """Write a connected peer down. The original must not send afterwards.
+
+        Raises LocalProtocolError while there are no SRTP keys.
+        """
+        if self._sender is None or self._receiver is None:
+            raise LocalProtocolError("only a connected peer can be written down")
+        return PeerSnapshot(
+            ice=self.ice.snapshot(now=now),
+            sender=self._sender.snapshot(),
+            receiver=self._receiver.snapshot(),
+            media=self.media.snapshot(),
+        )
+
+    @classmethod
+    def restore(
+        cls,
+        snapshot: PeerSnapshot,
+        *,
+        entropy: Callable[[int], bytes],
+        ntp_offset: float,
+        now: float,
+        skip: int = 0,
+    ) -> Peer:
+        """Go on from a snapshot; ``skip`` jumps the SRTP and SRTCP indices past a reserve.
+
+        ``skip`` must exceed what the original may have sent since, and be 0 only after a planned
+        hand-over. DTLS records are not read or written by a restored peer.
+        """
+        peer = cls(
+            ice=IceLite.restore(snapshot.ice, entropy=entropy, now=now),
+            dtls=None,
+            media=Media.restore(snapshot.media, ntp_offset=ntp_offset, now=now, skip=skip),
+        )
+        peer._sender = SrtpSender.restore(snapshot.sender, skip=skip, rtp_skip=skip)
+        peer._receiver = SrtpReceiver.restore(snapshot.receiver)
+        return peer
+
+    def _receive_stun(self, datagram: bytes, path: Path, now: float) -> list[PeerOutput]:
+        return self._follow_ice(self.ice.receive(datagram, path, now=now), now)
+
+    def _receive_rtp(self, datagram: bytes, path: Path, now: float) -> list[PeerOutput]:
+        if self._receiver is None:
+            raise RemoteProtocolError("media before the handshake", Drop.NOT_READY)
+        packet, index = self._receiver.unprotect_rtp(datagram)
+        self.ice.heard(path, 0, now=now)
+        payload_type, marker, _, timestamp, ssrc, start, end = parse_header(packet)
+        self.media.receive_rtp(index, timestamp, payload_type, ssrc, end - start, now=now)
+        if payload_type != self.media.stream.payload_type:
+            raise RemoteProtocolError("payload type not negotiated", Drop.UNEXPECTED_PAYLOAD)
+        return [AudioReceived(packet[start:end], index, timestamp, marker)]
+
+    def _receive_rtcp(self, datagram: bytes, path: Path, now: float) -> list[PeerOutput]:
+        if self._receiver is None:
+            raise RemoteProtocolError("RTCP before the handshake", Drop.NOT_READY)
+        # A BYE ends a source, not the session: browsers send one when a track is replaced.
+        packet = self._receiver.unprotect_rtcp(datagram)
+        self.ice.heard(path, 0, now=now)
+        self.media.receive_rtcp(decode_rtcp(packet), now=now)
+        return []
+
+    def _receive_dtls(self, datagram: bytes, path: Path, now: float) -> list[PeerOutput]:
+        if self._dtls is None:
+            raise RemoteProtocolError("no DTLS after a restore", Drop.NOT_READY)
+        return self._follow_dtls(self._dtls.receive(datagram, now=now), path)
+
+    def _follow_ice(
+        self, outputs: list[Transmit | PathSelected | Ended], now: float
+    ) -> list[PeerOutput]:
+        followed: list[PeerOutput] = []
+        for output in outputs:
+            followed.append(output)
+            match output:
+                case PathSelected():
+                    if self._dtls is not None and not self._dtls_started:
+                        self._dtls_started = True
+                        followed += self._follow_dtls(self._dtls.start(now=now), None)
+                case Ended():
+                    self.ended = True
+                case Transmit():
+                    pass
+                case _:
+                    assert_never(output)
+        return followed
+
+    def _follow_dtls(self, outputs: list[DtlsOutput], path: Path | None) -> list[PeerOutput]:
+        followed: list[PeerOutput] = []
+        for output in outputs:
+            match output:
+                case DtlsTransmit(data):
+                    followed += self._transmit(data)
+                case DtlsEstablished(keys):
+                    self._take_keys(keys)
+                    if path is not None:
+                        # Its Finished depends on what we sent there, so the path works both ways.
+                        self.ice.prove(path)
+                    followed.append(Connected())
+                case DtlsData():
+                    # Data channels are answered as rejected: nothing may speak here yet.
+                    self._drops[Drop.UNEXPECTED_PAYLOAD] += 1
+                case DtlsClosed():
+                    self.ended = True
+                    followed.append(Ended(EndReason.PEER_CLOSED))
+                case DtlsFailed(reason):
+                    self.ended = True
+                    followed.append(Ended(reason))
+                case _:
+                    assert_never(output)
+        return followed
+
+    def _take_keys(self, keys: SrtpKeys) -> None:
+        self._sender = SrtpSender(keys.profile, keys.local_key, keys.local_salt)
+        self._receiver = SrtpReceiver(keys.profile, keys.remote_key, keys.remote_salt)
+
+    def _transmit(self, data: bytes) -> list[PeerOutput]:
+        path = self.ice.selected
+        if path is None or not self._allow(path, data):
+            return []
+        return [Transmit(path, data)]
+
+    def _allow(self, path: Path, data: bytes) -> bool:
+        return self.ice.allow(path, len(data))

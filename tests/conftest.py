@@ -1,0 +1,56 @@
+"""What every test shares: nothing may outlive it, and how hypothesis runs.
+
+Tasks need no check of their own: a test's Trio run does not end while one of them is alive.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, max_examples=100)
+settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+SETTLE_SECONDS = 2.0
+"""How long a thread or descriptor may take to go away after its test."""
+
+
+def open_descriptors() -> set[object]:
+    """Every open descriptor with what it refers to."""
+    found: set[object] = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add((number, os.readlink(f"/proc/self/fd/{number}")))
+        except FileNotFoundError:  # the one that listed the directory
+            continue
+    return found
+
+
+def living_threads() -> set[object]:
+    """Every thread but the idle ones that Trio keeps for its next run."""
+    return {t for t in threading.enumerate() if not t.name.startswith("Trio thread")}
+
+
+def leaked(current: Callable[[], set[object]], before: set[object]) -> set[object]:
+    """What is there now and was not before, once it has had time to go."""
+    until = time.monotonic() + SETTLE_SECONDS
+    while (left := current() - before) and time.monotonic() < until:
+        gc.collect()
+        time.sleep(0.01)
+    return left
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Threads and descriptors are back to where they were when the test is over."""
+    threads, descriptors = living_threads(), open_descriptors()
+    yield
+    assert not leaked(living_threads, threads), "threads left"
+    assert not leaked(open_descriptors, descriptors), "descriptors left open"

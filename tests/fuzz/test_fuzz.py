@@ -1,0 +1,21 @@
+"""What the fuzz scripts do, for as long as CI can wait; by hand they run a million."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz import fuzz_edge, fuzz_wire
+
+
+@pytest.mark.timeout(300)
+def test_mutants_harm_no_call_and_get_no_answer() -> None:
+    result = fuzz_edge.run(200_000, seed=3)
+    assert result.passed, result
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", fuzz_wire.DECODERS)
+def test_every_mutant_is_a_value_or_a_remote_error(name: str) -> None:
+    result = fuzz_wire.run(name, fuzz_wire.DECODERS[name], runs=20_000, seed=3)
+    assert result.runs >= 20_000
+    assert not result.crashes

@@ -1,0 +1,345 @@
+"""The memory registry, sealed records, the directory and heartbeats, on a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from edge.errors import ConfigError, Drop, RemoteProtocolError
+from edge.registry.directory import HINT_SECONDS, Directory, keep_relay, keep_transceiver
+from edge.registry.memory import MemoryRegistry, Watcher
+from edge.registry.protocol import (
+    MAX_SLOT,
+    FlowRecord,
+    Registry,
+    RegistryUnavailable,
+    RelayRecord,
+    Slot,
+    TransceiverRecord,
+)
+from edge.registry.records import ALLOWED_SKEW, MAX_SEALED_BYTES, RecordKeys
+
+SECRET = "s" * 32
+OTHER_SECRET = "o" * 32
+PUBLIC = ("192.0.2.1", 3478)
+CLIENT = ("198.51.100.7", 50_000)
+FLOW = FlowRecord(public=PUBLIC, client=CLIENT, slot=Slot(7))
+
+
+def transceiver(slot: int, *, host: str = "10.0.0.1", port: int | None = None) -> TransceiverRecord:
+    address = (host, 10_000 + slot if port is None else port)
+    return TransceiverRecord(slot=Slot(slot), cluster=0, address=address, http_url="http://t")
+
+
+def relay(name: str, *, port: int = 4000) -> RelayRecord:
+    return RelayRecord(name=name, cluster=0, public=PUBLIC, internal=("10.0.0.9", port))
+
+
+class FlakyRegistry(MemoryRegistry):
+    """A registry that can be away, and does not push changes."""
+
+    def __init__(self) -> None:
+        super().__init__(lease_seconds=3.0)
+        self.away = False
+        self.asked = 0
+
+    @contextmanager
+    def watch(self, changed: Watcher) -> Iterator[None]:
+        yield
+
+    async def transceivers(self) -> Sequence[TransceiverRecord]:
+        self.asked += 1
+        self._check()
+        return await super().transceivers()
+
+    async def put_transceiver(self, record: TransceiverRecord) -> None:
+        self._check()
+        await super().put_transceiver(record)
+
+    async def put_relay(self, record: RelayRecord) -> None:
+        self._check()
+        await super().put_relay(record)
+
+    async def empty(self) -> None:
+        for record in await MemoryRegistry.transceivers(self):
+            await self.remove_transceiver(record.slot)
+        for one in await self.relays():
+            await self.remove_relay(one.name)
+
+    def _check(self) -> None:
+        if self.away:
+            raise RegistryUnavailable
+
+
+# The memory registry.
+
+
+async def test_leases_end_unless_renewed(autojump_clock: MockClock) -> None:
+    registry = MemoryRegistry(lease_seconds=3.0)
+    await registry.put_transceiver(transceiver(1))
+    await registry.put_transceiver(transceiver(2))
+    await trio.sleep(2.0)
+    await registry.put_transceiver(transceiver(2))
+    await trio.sleep(1.5)
+    assert await registry.transceivers() == [transceiver(2)]
+    await registry.remove_transceiver(Slot(2))
+    assert await registry.transceivers() == []
+
+
+async def test_relays_have_leases_too(autojump_clock: MockClock) -> None:
+    registry = MemoryRegistry(lease_seconds=3.0)
+    await registry.put_relay(relay("a"))
+    await registry.put_relay(relay("b"))
+    await registry.remove_relay("a")
+    assert await registry.relays() == [relay("b")]
+    await trio.sleep(3.0)
+    assert await registry.relays() == []
+
+
+async def test_slots_are_distinct_and_pass_over_the_living() -> None:
+    registry = MemoryRegistry(entropy=lambda n: (MAX_SLOT - 2).to_bytes(n, "big"))
+    await registry.put_transceiver(transceiver(1))
+    slots = [await registry.claim_slot() for _ in range(4)]
+    assert slots == [MAX_SLOT - 1, MAX_SLOT, 2, 3]
+
+
+async def test_flows_are_found_until_their_time_is_over(autojump_clock: MockClock) -> None:
+    registry = MemoryRegistry()
+    registry.save_flow(FLOW, seconds=5.0)
+    assert await registry.find_flow(PUBLIC, CLIENT) == FLOW
+    assert await registry.find_flow(PUBLIC, ("198.51.100.7", 50_001)) is None
+    await trio.sleep(5.0)
+    assert await registry.find_flow(PUBLIC, CLIENT) is None
+    registry.save_flow(FLOW, seconds=5.0)
+    registry.remove_flow(PUBLIC, CLIENT)
+    assert await registry.find_flow(PUBLIC, CLIENT) is None
+
+
+async def test_the_oldest_flow_gives_way() -> None:
+    registry = MemoryRegistry(max_flows=2)
+    flows = [msgspec.structs.replace(FLOW, client=("198.51.100.7", port)) for port in (1, 2, 3)]
+    for flow in flows:
+        registry.save_flow(flow, seconds=5.0)
+    assert await registry.find_flow(PUBLIC, ("198.51.100.7", 1)) is None
+    assert await registry.find_flow(PUBLIC, ("198.51.100.7", 3)) == flows[2]
+    assert registry.statistics().drops == {Drop.TABLE_FULL: 1}
+
+
+# Sealed records.
+
+
+def drop_of(keys: RecordKeys, name: str, sealed: bytes, *, now: float = 0.0) -> Drop:
+    with pytest.raises(RemoteProtocolError) as caught:
+        keys.open(name, sealed, FlowRecord, now=now)
+    return caught.value.drop
+
+
+def test_a_record_opens_with_either_live_secret() -> None:
+    sealed = RecordKeys(SECRET).seal("n", FLOW, expires=100.0)
+    for keys in (RecordKeys(SECRET), RecordKeys(OTHER_SECRET, SECRET)):
+        assert keys.open("n", sealed, FlowRecord, now=99.0).record == FLOW
+    assert drop_of(RecordKeys(OTHER_SECRET), "n", sealed) is Drop.BAD_AUTH
+
+
+def test_a_tombstone_opens_as_no_record() -> None:
+    keys = RecordKeys(SECRET)
+    lease = keys.open("n", keys.seal("n", None, expires=100.0), FlowRecord, now=0.0)
+    assert (lease.record, lease.expires) == (None, 100.0)
+
+
+def test_a_record_hides_its_addresses() -> None:
+    keys = RecordKeys(SECRET)
+    for text in (keys.seal("n", FLOW, expires=1.0), keys.flow_names(PUBLIC, CLIENT)[0].encode()):
+        assert b"198.51" not in text
+        assert b"50000" not in text
+
+
+def test_bad_records_have_names() -> None:
+    keys = RecordKeys(SECRET)
+    sealed = keys.seal("n", FLOW, expires=100.0)
+    assert drop_of(keys, "moved", sealed) is Drop.BAD_AUTH
+    assert drop_of(keys, "n", sealed, now=100.0 + ALLOWED_SKEW) is Drop.REPLAY
+    assert drop_of(keys, "n", b"\x01" + sealed[1:]) is Drop.MALFORMED
+    assert drop_of(keys, "n", bytes(MAX_SEALED_BYTES + 1)) is Drop.MALFORMED
+    assert drop_of(keys, "n", keys.seal("n", relay("a"), expires=9.0)) is Drop.MALFORMED
+    assert drop_of(keys, "n", keys.seal("n", FLOW, expires=float("inf"))) is Drop.MALFORMED
+
+
+@given(st.data())
+def test_a_changed_record_never_opens(data: st.DataObject) -> None:
+    keys = RecordKeys(SECRET, OTHER_SECRET)
+    sealed = bytearray(keys.seal("n", FLOW, expires=100.0))
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(sealed) - 1))
+        sealed[place] ^= data.draw(st.integers(1, 255))
+    else:
+        del sealed[data.draw(st.integers(0, len(sealed) - 1)) :]
+    assert drop_of(keys, "n", bytes(sealed)) in (Drop.BAD_AUTH, Drop.MALFORMED)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_never_opens(garbage: bytes) -> None:
+    assert drop_of(RecordKeys(SECRET), "n", garbage) in (Drop.BAD_AUTH, Drop.MALFORMED)
+
+
+def test_a_short_secret_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError) as caught:
+        RecordKeys("short-secret")
+    assert "short-secret" not in str(caught.value)
+
+
+# The directory.
+
+
+async def test_a_directory_sees_memory_changes_at_once(autojump_clock: MockClock) -> None:
+    registry = MemoryRegistry()
+    directory = Directory(registry)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        await registry.put_transceiver(transceiver(1))
+        await registry.put_relay(relay("a"))
+        assert directory.transceiver(Slot(1)) == transceiver(1)
+        assert directory.slot_of(("10.0.0.1", 10_001)) == 1
+        assert directory.is_relay(("10.0.0.9", 4000))
+        assert not directory.is_relay(PUBLIC)
+        assert directory.relays == (relay("a"),)
+        await registry.remove_transceiver(Slot(1))
+        assert directory.transceivers == ()
+        assert directory.slot_of(("10.0.0.1", 10_001)) is None
+        await trio.sleep(3.3)  # an ended lease is no change: the next refresh sees it
+        assert not directory.relays
+        nursery.cancel_scope.cancel()
+    await registry.put_transceiver(transceiver(2))
+    assert directory.transceivers == (), "nobody is told after the end"
+
+
+async def test_a_hint_makes_a_refresh_early_but_not_often(autojump_clock: MockClock) -> None:
+    registry = FlakyRegistry()
+    directory = Directory(registry, interval_seconds=1.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        await trio.sleep(0.5)
+        await registry.put_transceiver(transceiver(1))
+        directory.hint_stale()
+        await trio.sleep(HINT_SECONDS / 2)
+        assert directory.transceiver(Slot(1)) is not None
+        before = registry.asked
+        with trio.move_on_after(0.2):
+            while True:
+                directory.hint_stale()
+                await trio.sleep(0.001)
+        assert 8 <= registry.asked - before <= 10
+        nursery.cancel_scope.cancel()
+
+
+async def test_known_transceivers_stay_while_the_registry_is_away(
+    autojump_clock: MockClock,
+) -> None:
+    registry = FlakyRegistry()
+    await registry.put_transceiver(transceiver(1))
+    directory = Directory(registry, interval_seconds=0.25)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        registry.away = True
+        await trio.sleep(60.0)
+        assert directory.transceiver(Slot(1)) is not None
+        assert directory.statistics().stale
+        assert directory.statistics().failures > 100
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_emptied_registry_takes_no_route_down_for_a_lease_time(
+    autojump_clock: MockClock,
+) -> None:
+    registry = FlakyRegistry()
+    for slot in (1, 2):
+        await registry.put_transceiver(transceiver(slot))
+    await registry.put_relay(relay("a"))
+    directory = Directory(registry, interval_seconds=0.25, lease_seconds=3.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        registry.away = True
+        await trio.sleep(1.0)
+        await registry.empty()
+        registry.away = False
+        await trio.sleep(0.5)
+        assert not directory.statistics().stale
+        assert {record.slot for record in directory.transceivers} == {1, 2}
+        assert directory.is_relay(("10.0.0.9", 4000))
+        await registry.put_transceiver(transceiver(2))
+        await registry.put_transceiver(transceiver(3))
+        await trio.sleep(0.5)
+        assert {record.slot for record in directory.transceivers} == {1, 2, 3}
+        await registry.put_transceiver(transceiver(2))
+        await trio.sleep(2.9)
+        assert {record.slot for record in directory.transceivers} == {2}
+        assert directory.relays == ()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("older", "newer"), [(5, 6), (MAX_SLOT, 1), (MAX_SLOT - 3, 2)])
+async def test_a_reused_address_belongs_to_the_newer_slot(older: int, newer: int) -> None:
+    registry = FlakyRegistry()
+    for slot in (newer, older):
+        await registry.put_transceiver(transceiver(slot, port=10_000))
+    directory = Directory(registry)
+    await directory.refresh()
+    assert directory.slot_of(("10.0.0.1", 10_000)) == newer
+    assert directory.transceiver(Slot(older)) is None
+
+
+# Heartbeats.
+
+
+async def test_a_heartbeat_keeps_a_record_and_takes_it_out(autojump_clock: MockClock) -> None:
+    registry = FlakyRegistry()
+    async with trio.open_nursery() as nursery:
+
+        async def keep(*, task_status: trio.TaskStatus[None]) -> None:
+            await keep_transceiver(registry, lambda: transceiver(1), task_status=task_status)
+
+        async def keep_a(*, task_status: trio.TaskStatus[None]) -> None:
+            await keep_relay(registry, lambda: relay("a"), task_status=task_status)
+
+        await nursery.start(keep)
+        await nursery.start(keep_a)
+        await trio.sleep(30.0)
+        registry.away = True
+        await trio.sleep(2.0)
+        registry.away = False
+        await trio.sleep(30.0)
+        assert await registry.transceivers() == [transceiver(1)]
+        assert await registry.relays() == [relay("a")]
+        nursery.cancel_scope.cancel()
+    assert await registry.transceivers() == []
+    assert await registry.relays() == []
+
+
+async def test_a_heartbeat_fails_at_the_start_only(autojump_clock: MockClock) -> None:
+    registry = FlakyRegistry()
+    registry.away = True
+    with pytest.raises(RegistryUnavailable):
+        await keep_transceiver(registry, lambda: transceiver(1))
+
+
+async def test_a_goodbye_is_bounded(autojump_clock: MockClock) -> None:
+    class Stuck(FlakyRegistry):
+        async def remove_transceiver(self, slot: Slot) -> None:
+            await trio.sleep_forever()
+
+    started = trio.current_time()
+    with trio.move_on_after(5.0):
+        await keep_transceiver(Stuck(), lambda: transceiver(1))
+    assert trio.current_time() - started == pytest.approx(6.0)
+
+
+def test_the_memory_registry_is_a_registry() -> None:
+    registry: Registry = MemoryRegistry()
+    assert registry is not None

@@ -1,0 +1,840 @@
+"""The relay on a virtual network: who reaches whom, and above all who does not."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from edge.address import Address
+from edge.datagram import Datagrams
+from edge.errors import Drop
+from edge.lookup import ABSENT_SECONDS, MAX_DATAGRAMS
+from edge.registry.memory import MemoryRegistry
+from edge.registry.protocol import FlowRecord, RegistryUnavailable, Slot, TransceiverRecord
+from edge.relay import HOUSEKEEPING_SECONDS, Relay
+from edge.routing import OWNER_QUIET, FlowTable
+from edge.token import TokenKey, TokenSealer
+from edge.wire import stun
+from edge.wire.spp import encode_path, split
+from tests.support.net import Link, Network, VirtualNetwork, open_network, receive, silence
+
+SECRET = "a fleet secret of 32 characters, or more"
+CLUSTER = 7
+UNIX = 1_800_000_000
+IDLE = 60.0
+SEALER = TokenSealer(TokenKey.derive(SECRET))
+DTLS = b"\x16\xfe\xfd a handshake record"
+RTP = b"\x80\x6f\x00\x01 a media packet"
+
+
+class FakeDirectory:
+    """Who is alive, as the test says."""
+
+    def __init__(self) -> None:
+        self.records: dict[Slot, TransceiverRecord] = {}
+        self.hints = 0
+        self.broken = False
+
+    def add(self, slot: int, address: Address) -> None:
+        self.records[Slot(slot)] = TransceiverRecord(
+            slot=Slot(slot), cluster=CLUSTER, address=address, http_url=""
+        )
+
+    def transceiver(self, slot: Slot) -> TransceiverRecord | None:
+        return self.records.get(slot)
+
+    def slot_of(self, address: Address) -> Slot | None:
+        if self.broken:
+            raise ZeroDivisionError
+        return next((slot for slot, one in self.records.items() if one.address == address), None)
+
+    def hint_stale(self) -> None:
+        self.hints += 1
+
+
+class WatchedRegistry(MemoryRegistry):
+    """Counts what it is asked, and answers late, never or with an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Address] = []
+        self.saved: list[FlowRecord] = []
+        self.removed: list[Address] = []
+        self.seconds = 0.0
+        self.down = False
+
+    async def find_flow(self, public: Address, client: Address) -> FlowRecord | None:
+        self.asked.append(client)
+        await trio.sleep(self.seconds)
+        if self.down:
+            raise RegistryUnavailable
+        return await super().find_flow(public, client)
+
+    def save_flow(self, record: FlowRecord, *, seconds: float) -> None:
+        self.saved.append(record)
+        super().save_flow(record, seconds=seconds)
+
+    def remove_flow(self, public: Address, client: Address) -> None:
+        self.removed.append(client)
+        super().remove_flow(public, client)
+
+
+@dataclass
+class Rig:
+    """A relay, and sockets that play the two transceivers and the clients around it."""
+
+    net: Network
+    relay: Relay
+    public: Address
+    internal: Address
+    directory: FakeDirectory
+    registry: WatchedRegistry
+    transceivers: dict[int, Datagrams] = field(default_factory=dict)
+    transactions: int = 0
+
+    def client(self) -> Datagrams:
+        return self.net.socket(("127.0.0.1", 0))
+
+    def add_transceiver(self, slot: int) -> Datagrams:
+        sock = self.transceivers[slot] = self.net.socket(("127.0.0.1", 0))
+        self.directory.add(slot, sock.address)
+        return sock
+
+    def transaction(self) -> bytes:
+        self.transactions += 1
+        return self.transactions.to_bytes(12)
+
+    def request(self, token: str, transaction: bytes | None = None) -> bytes:
+        return stun.encode_request(
+            transaction or self.transaction(),
+            username=f"{token}:client",
+            password="of the server",
+            priority=1,
+        )
+
+    async def answer(self, slot: int) -> None:
+        """Let a transceiver answer one request with success."""
+        sock = self.transceivers[slot]
+        path, payload = split((await receive(sock))[0])
+        _, transaction = stun.peek(payload)
+        success = stun.encode_success(transaction, ("192.0.2.1", 1), password="of the server")
+        sock.send_framed(path, success, self.internal)
+
+    async def connect(self, client: Datagrams, slot: int) -> None:
+        """Let a client's check be answered with success, which confirms its flow."""
+        client.send(self.request(token(slot)), self.public)
+        await self.answer(slot)
+        [answer] = await receive(client)
+        assert stun.peek(answer)[0] is stun.MessageClass.SUCCESS
+
+    def to_client(self, slot: int, client: Address, payload: bytes) -> None:
+        path = encode_path(client, self.public)
+        self.transceivers[slot].send_framed(path, payload, self.internal)
+
+    def drops(self) -> dict[Drop, int]:
+        return dict(self.relay.statistics().drops)
+
+
+def token(slot: int, *, cluster: int = CLUSTER, expiry: int = UNIX + 3600) -> str:
+    return SEALER.seal(slot, cluster, expiry, 1)
+
+
+def new_flows(public: Address, *, max_flows: int = 100, max_provisional: int = 16) -> FlowTable:
+    return FlowTable(
+        public,
+        max_flows=max_flows,
+        max_provisional=max_provisional,
+        provisional_seconds=5.0,
+        idle_seconds=IDLE,
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_rig(
+    net: Network,
+    *,
+    registry: WatchedRegistry | None = None,
+    lookups_per_second: float = 100.0,
+    public_port: int = 0,
+) -> AsyncIterator[Rig]:
+    public, internal = (net.socket(("127.0.0.1", port)) for port in (public_port, 0))
+    directory = FakeDirectory()
+    registry = registry if registry is not None else WatchedRegistry()
+    relay = Relay(
+        public,
+        internal,
+        flows=new_flows(public.address),
+        sealer=SEALER,
+        cluster=CLUSTER,
+        directory=directory,
+        registry=registry,
+        lookups_per_second=lookups_per_second,
+        unix=lambda: UNIX,
+    )
+    rig = Rig(net, relay, public.address, internal.address, directory, registry)
+    for slot in (1, 2):
+        rig.add_transceiver(slot)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(relay.run)
+        yield rig
+        nursery.cancel_scope.cancel()
+    for sock in (public, internal):
+        sock.close()
+
+
+@pytest.fixture
+async def net() -> AsyncIterator[VirtualNetwork]:
+    async with open_network() as network:
+        yield network
+
+
+@pytest.fixture
+async def rig(net: VirtualNetwork) -> AsyncIterator[Rig]:
+    async with open_rig(net) as opened:
+        yield opened
+
+
+# The way of a call. This body runs on loopback as well: tests/real/test_datagram.py.
+
+
+async def relay_carries_a_call(net: Network) -> None:
+    async with open_rig(net) as rig:
+        client, transceiver = rig.client(), rig.transceivers[1]
+        await rig.connect(client, 1)
+        for datagram in (DTLS, RTP, bytes([20]), bytes([255]) * 1200):
+            client.send(datagram, rig.public)
+            assert await receive(transceiver) == [
+                encode_path(client.address, rig.public) + datagram
+            ]
+            rig.to_client(1, client.address, datagram)
+            assert await receive(client) == [datagram]
+        statistics = rig.relay.statistics()
+        assert statistics.packets_to_transceivers == 5
+        assert statistics.packets_to_clients == 5
+        assert (statistics.flows, statistics.provisional_flows) == (1, 0)
+        assert statistics.drops == {}
+
+
+async def test_relay_carries_a_call(autojump_clock: MockClock, net: VirtualNetwork) -> None:
+    await relay_carries_a_call(net)
+
+
+async def test_every_request_goes_by_its_token(autojump_clock: MockClock, rig: Rig) -> None:
+    client = rig.client()
+    await rig.connect(client, 1)
+    request = rig.request(token(2))
+    client.send(request, rig.public)
+    [framed] = await receive(rig.transceivers[2])
+    assert split(framed)[1] == request
+    assert await silence(rig.transceivers[1])
+
+
+async def test_a_call_survives_a_bad_network(autojump_clock: MockClock) -> None:
+    link = Link(latency=0.02, jitter=0.02, loss=0.2, duplicate=0.2, reorder=0.2)
+    async with open_network(seed=3, link=link) as net, open_rig(net) as rig:
+        client = rig.client()
+
+        async def answer_all() -> None:
+            while True:
+                await rig.answer(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_all)
+            while rig.relay.statistics().flows == 0:
+                client.send(rig.request(token(1)), rig.public)
+                await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
+        for _ in range(100):
+            rig.to_client(1, client.address, RTP)
+        await trio.sleep(1.0)
+        got = len([one for one in await receive(client) if one == RTP])
+        assert 20 < got < 200
+        assert set(rig.drops()) == set()
+
+
+async def test_a_client_that_moves_goes_on_after_its_next_check(
+    autojump_clock: MockClock, net: VirtualNetwork, rig: Rig
+) -> None:
+    client = net.socket(("127.0.0.1", 0))
+    await rig.connect(client, 1)
+    client.rebind(("127.0.0.1", 0))
+    client.send(RTP, rig.public)
+    assert await silence(rig.transceivers[1])
+    await rig.connect(client, 1)
+    client.send(RTP, rig.public)
+    assert split((await receive(rig.transceivers[1]))[0])[1] == RTP
+
+
+# What strangers send.
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        token(1, expiry=UNIX),
+        token(1, cluster=CLUSTER + 1),
+        TokenSealer(TokenKey.derive("some other secret")).seal(1, CLUSTER, UNIX + 60, 1),
+        "A" * 23,
+        "",
+        "short",
+        "é" * 23,
+        "x" * 300,
+    ],
+)
+async def test_bad_tokens_are_dropped_and_nobody_is_told(
+    autojump_clock: MockClock, rig: Rig, bad: str
+) -> None:
+    client = rig.client()
+    client.send(rig.request(bad), rig.public)
+    assert await silence(rig.transceivers[1])
+    assert await silence(client)
+    assert rig.drops() == {Drop.BAD_TOKEN: 1}
+    assert rig.relay.statistics().provisional_flows == 0
+
+
+async def test_flipped_bits_in_a_token(autojump_clock: MockClock, rig: Rig) -> None:
+    client = rig.client()
+    request = rig.request(token(1))
+    start = request.index(token(1).encode())
+    for bit in range(23 * 8):
+        changed = bytearray(request)
+        changed[start + bit // 8] ^= 1 << bit % 8
+        client.send(bytes(changed), rig.public)
+    assert await silence(rig.transceivers[1])
+    assert await silence(client)
+    drops = rig.drops()
+    assert drops.pop(Drop.BAD_TOKEN) + drops.pop(Drop.MALFORMED, 0) == 23 * 8
+    assert drops == {}
+
+
+async def test_a_token_for_nobody(autojump_clock: MockClock, rig: Rig) -> None:
+    rig.client().send(rig.request(token(99)), rig.public)
+    await trio.sleep(0.1)
+    assert rig.drops() == {Drop.UNKNOWN_SLOT: 1}
+    assert rig.directory.hints == 1
+    assert rig.relay.statistics().provisional_flows == 0
+
+
+async def test_a_forged_source_that_is_the_relay_itself(
+    autojump_clock: MockClock, net: VirtualNetwork, rig: Rig
+) -> None:
+    net.transmit(rig.request(token(1)), rig.public, rig.public)
+    assert await silence(rig.transceivers[1])
+    assert rig.drops() == {Drop.MALFORMED: 1}
+
+
+@pytest.mark.parametrize(
+    ("datagram", "drop"),
+    [
+        (b"", Drop.MALFORMED),
+        (b"\x00", Drop.MALFORMED),
+        (b"\x00\x01" + bytes(18), Drop.MALFORMED),
+        (b"\xff" * 65_507, Drop.UNKNOWN_KIND),
+        (b"\x04", Drop.UNKNOWN_KIND),
+        (DTLS, Drop.UNKNOWN_FLOW),
+        (RTP, Drop.UNKNOWN_FLOW),
+        (stun.encode_success(bytes(12), ("192.0.2.1", 1), password="p"), Drop.UNKNOWN_FLOW),
+    ],
+)
+async def test_datagrams_of_strangers_are_dropped(
+    autojump_clock: MockClock, rig: Rig, datagram: bytes, drop: Drop
+) -> None:
+    client = rig.client()
+    client.send(datagram, rig.public)
+    assert await silence(rig.transceivers[1])
+    assert await silence(client)
+    assert rig.drops() == {drop: 1}
+
+
+async def test_a_request_that_is_not_answered_opens_nothing(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    client.send(rig.request(token(1)), rig.public)
+    await receive(rig.transceivers[1])
+    client.send(DTLS, rig.public)
+    assert await silence(rig.transceivers[1])
+    rig.to_client(1, client.address, DTLS)
+    assert await silence(client)
+    assert rig.relay.statistics().flows == 0
+
+
+async def test_an_error_answer_reaches_the_client_and_opens_nothing(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    transaction = rig.transaction()
+    client.send(rig.request(token(1), transaction), rig.public)
+    await receive(rig.transceivers[1])
+    error = stun.encode_error(transaction, 487, "Role Conflict", password="p")
+    rig.to_client(1, client.address, error)
+    assert await receive(client) == [error]
+    rig.to_client(1, client.address, error)
+    assert await silence(client)
+    assert rig.relay.statistics().flows == 0
+
+
+async def test_a_flood_of_provisional_flows_leaves_running_calls_alone(
+    autojump_clock: MockClock, net: VirtualNetwork, rig: Rig
+) -> None:
+    client = rig.client()
+    await rig.connect(client, 1)
+    for number in range(500):
+        net.transmit(rig.request(token(2)), (f"198.51.100.{number % 250}", number + 1), rig.public)
+    client.send(RTP, rig.public)
+    assert split((await receive(rig.transceivers[1]))[0])[1] == RTP
+    statistics = rig.relay.statistics()
+    assert (statistics.flows, statistics.provisional_flows) == (1, 16)
+    assert statistics.drops == {Drop.TABLE_FULL: 500 - 16}
+
+
+async def test_noise_raises_nothing_and_is_answered_by_nothing(
+    autojump_clock: MockClock, net: VirtualNetwork, rig: Rig
+) -> None:
+    rng = random.Random(5)
+    client, stranger = rig.client(), rig.client()
+    await rig.connect(client, 1)
+    framed = encode_path(client.address, rig.public)
+    seeds = [rig.request(token(1)), DTLS, RTP, framed + RTP, framed + rig.request(token(1)), framed]
+    for number in range(3_000):
+        datagram = bytearray(rng.choice(seeds))
+        for _ in range(rng.randrange(4)):
+            datagram[rng.randrange(len(datagram))] = rng.randrange(256)
+        del datagram[rng.randrange(len(datagram) + 1) :]
+        target = rig.public if number % 2 else rig.internal
+        sender = stranger if number % 3 else rig.transceivers[2]
+        sender.send(bytes(datagram), target)
+        if number % 100 == 0:
+            await trio.sleep(0.01)
+    await trio.sleep(2.0)
+    assert Drop.BUG not in rig.drops()
+    assert await silence(stranger)
+    assert await silence(client)
+    await rig.connect(rig.client(), 2)
+
+
+# What transceivers may not do.
+
+
+async def test_a_transceiver_may_not_name_a_foreign_client(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    await rig.connect(client, 1)
+    for payload in (DTLS, rig.request("x"), stun.encode_error(bytes(12), 400, "", password=None)):
+        rig.to_client(2, client.address, payload)
+    rig.to_client(2, client.address, b"")
+    assert await silence(client)
+    assert rig.drops() == {Drop.NOT_OWNER: 4}
+    client.send(RTP, rig.public)
+    assert split((await receive(rig.transceivers[1]))[0])[1] == RTP
+
+
+async def test_a_transceiver_may_not_answer_for_another(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client, transaction = rig.client(), rig.transaction()
+    client.send(rig.request(token(1), transaction), rig.public)
+    await receive(rig.transceivers[1])
+    rig.to_client(2, client.address, stun.encode_success(transaction, ("::1", 1), password="p"))
+    assert await silence(client, seconds=0.1)
+    assert rig.relay.statistics().flows == 0
+
+
+async def test_a_transceiver_may_not_reach_third_parties(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    victim = rig.client()
+    rig.to_client(1, victim.address, DTLS)
+    success = stun.encode_success(bytes(12), ("192.0.2.1", 1), password="p")
+    rig.to_client(1, victim.address, success)
+    assert await silence(victim)
+    # A header of another relay, and none at all.
+    foreign = encode_path(rig.client().address, ("192.0.2.77", 3478))
+    rig.transceivers[1].send_framed(foreign, DTLS, rig.internal)
+    rig.transceivers[1].send(DTLS, rig.internal)
+    assert await silence(victim)
+    assert rig.drops() == {Drop.UNKNOWN_FLOW: 3, Drop.MALFORMED: 1}
+    assert rig.registry.asked == [victim.address]
+
+
+async def test_the_internal_port_obeys_no_stranger(autojump_clock: MockClock, rig: Rig) -> None:
+    client, stranger = rig.client(), rig.client()
+    await rig.connect(client, 1)
+    for payload in (DTLS, RTP, b""):
+        stranger.send_framed(encode_path(client.address, rig.public), payload, rig.internal)
+    stranger.send(rig.request(token(1)), rig.internal)
+    assert await silence(client)
+    assert await silence(stranger)
+    assert rig.drops() == {Drop.UNKNOWN_SLOT: 4}
+    assert rig.directory.hints == 4
+
+
+async def test_the_public_port_obeys_no_transceiver(autojump_clock: MockClock, rig: Rig) -> None:
+    client = rig.client()
+    await rig.connect(client, 1)
+    rig.transceivers[1].send_framed(encode_path(client.address, rig.public), RTP, rig.public)
+    assert await silence(client)
+    assert rig.drops() == {Drop.UNKNOWN_KIND: 1}
+
+
+async def test_nothing_reaches_whoever_has_a_dead_slots_address_now(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client, successor = rig.client(), rig.transceivers[1]
+    await rig.connect(client, 1)
+    del rig.directory.records[Slot(1)]
+    rig.directory.add(3, successor.address)
+    rig.transceivers[3] = successor
+    client.send(RTP, rig.public)
+    client.send(rig.request(token(1)), rig.public)
+    assert await silence(successor)
+    assert rig.drops()[Drop.UNKNOWN_SLOT] == 2
+    rig.to_client(3, client.address, RTP)
+    assert await silence(client)
+
+
+async def test_flows_of_a_dead_slot_are_taken_out(autojump_clock: MockClock, rig: Rig) -> None:
+    await rig.connect(rig.client(), 1)
+    await rig.connect(rig.client(), 2)
+    del rig.directory.records[Slot(1)]
+    await trio.sleep(HOUSEKEEPING_SECONDS + 0.1)
+    assert rig.relay.statistics().flows == 1
+
+
+# One client address, two sessions.
+
+
+async def test_a_forged_source_takes_no_live_call_over(
+    autojump_clock: MockClock, net: VirtualNetwork, rig: Rig
+) -> None:
+    """Even with a call of his own, whose transceiver answers the forged check."""
+    victim = rig.client()
+    await rig.connect(victim, 1)
+    for second in range(60):
+        net.transmit(rig.request(token(2)), victim.address, rig.public)
+        await rig.answer(2)
+        await receive(victim)
+        if second % 5 == 0:
+            await rig.connect(victim, 1)
+        victim.send(RTP, rig.public)
+        assert split((await receive(rig.transceivers[1]))[0])[1] == RTP
+        await receive(rig.transceivers[2])
+        rig.to_client(1, victim.address, RTP)
+        assert await receive(victim) == [RTP]
+        await trio.sleep(1.0)
+    # The registry still knows the owner, and the attacker is forgotten when he stops.
+    assert {record.slot for record in rig.registry.saved} == {1}
+    await trio.sleep(OWNER_QUIET)
+    await rig.connect(victim, 1)
+    rig.to_client(2, victim.address, RTP)
+    assert await silence(victim)
+
+
+async def test_a_forged_source_without_an_answer_changes_nothing(
+    autojump_clock: MockClock, net: VirtualNetwork, rig: Rig
+) -> None:
+    victim = rig.client()
+    await rig.connect(victim, 1)
+    for _ in range(20):
+        net.transmit(rig.request(token(2)), victim.address, rig.public)
+    await receive(rig.transceivers[2], 20)
+    victim.send(RTP, rig.public)
+    assert split((await receive(rig.transceivers[1]))[0])[1] == RTP
+    assert await silence(rig.transceivers[2])
+
+
+async def test_a_new_call_on_an_old_address_reaches_the_new_session_at_once(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    await rig.connect(client, 1)
+    await rig.connect(client, 2)
+    client.send(DTLS, rig.public)
+    assert split((await receive(rig.transceivers[2]))[0])[1] == DTLS
+    rig.to_client(2, client.address, DTLS)
+    assert await receive(client) == [DTLS]
+
+
+async def test_a_new_call_inherits_the_address_of_one_that_has_ended(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    await rig.connect(client, 1)
+    await rig.connect(client, 2)
+    rig.to_client(1, client.address, b"")
+    await trio.sleep(0.1)
+    rig.to_client(1, client.address, RTP)
+    assert await silence(client)
+    client.send(DTLS, rig.public)
+    assert split((await receive(rig.transceivers[2]))[0])[1] == DTLS
+    assert await silence(rig.transceivers[1])
+    assert rig.registry.removed == []
+    await rig.connect(client, 2)
+    assert rig.registry.saved[-1].slot == 2
+
+
+async def test_a_new_call_inherits_the_address_of_one_that_went_quiet(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    await rig.connect(client, 1)
+    await trio.sleep(OWNER_QUIET)
+    await rig.connect(client, 2)
+    client.send(DTLS, rig.public)
+    assert split((await receive(rig.transceivers[2]))[0])[1] == DTLS
+    assert await silence(rig.transceivers[1])
+    assert rig.registry.saved[-1].slot == 2
+
+
+# Time and records.
+
+
+async def test_media_does_not_keep_a_flow(autojump_clock: MockClock, rig: Rig) -> None:
+    client = rig.client()
+    await rig.connect(client, 1)
+    for _ in range(int(IDLE) - 1):
+        client.send(RTP, rig.public)
+        await receive(rig.transceivers[1])
+        await trio.sleep(1.0)
+    await trio.sleep(2.0)
+    assert rig.relay.statistics().flows == 0
+    client.send(RTP, rig.public)
+    assert await silence(rig.transceivers[1], seconds=0.2)
+
+
+async def test_answered_checks_keep_a_flow_and_renew_its_record_now_and_then(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    for _ in range(40):
+        await rig.connect(client, 1)
+        await trio.sleep(2.5)
+    assert rig.relay.statistics().flows == 1
+    saved = FlowRecord(public=rig.public, client=client.address, slot=Slot(1))
+    assert set(rig.registry.saved) == {saved}
+    assert 4 <= len(rig.registry.saved) <= 6  # 100 s at one in 20 s
+
+
+async def test_a_flow_given_back_is_gone_from_the_registry(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    await rig.connect(client, 1)
+    rig.to_client(1, client.address, b"")
+    await trio.sleep(0.1)
+    assert rig.relay.statistics().flows == 0
+    assert rig.registry.removed == [client.address]
+    client.send(RTP, rig.public)
+    assert await silence(rig.transceivers[1])
+
+
+# After a restart.
+
+
+def record(rig: Rig, client: Datagrams, slot: int) -> None:
+    rig.registry.save_flow(
+        FlowRecord(public=rig.public, client=client.address, slot=Slot(slot)), seconds=IDLE
+    )
+
+
+def numbered(count: int) -> list[bytes]:
+    return [RTP + bytes([number]) for number in range(count)]
+
+
+async def test_waiting_datagrams_go_on_in_order_after_one_look_up(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    record(rig, client, 1)
+    rig.registry.seconds = 0.1
+    for datagram in numbered(MAX_DATAGRAMS):
+        client.send(datagram, rig.public)
+    got = await receive(rig.transceivers[1], MAX_DATAGRAMS)
+    assert [split(one)[1] for one in got] == numbered(MAX_DATAGRAMS)
+    assert rig.registry.asked == [client.address]
+    assert rig.drops() == {}
+
+
+async def test_of_too_many_waiting_datagrams_the_oldest_go(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    record(rig, client, 1)
+    rig.registry.seconds = 0.1
+    for datagram in numbered(MAX_DATAGRAMS + 3):
+        client.send(datagram, rig.public)
+    got = await receive(rig.transceivers[1], MAX_DATAGRAMS)
+    assert [split(one)[1] for one in got] == numbered(MAX_DATAGRAMS + 3)[3:]
+    assert rig.drops() == {Drop.QUEUE_FULL: 3}
+
+
+async def test_a_transceivers_media_finds_its_flow_again(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    record(rig, client, 1)
+    rig.to_client(1, client.address, RTP)
+    assert await receive(client) == [RTP]
+
+
+async def test_a_record_serves_its_own_slot_only(autojump_clock: MockClock, rig: Rig) -> None:
+    client = rig.client()
+    record(rig, client, 1)
+    rig.to_client(2, client.address, RTP)
+    assert await silence(client)
+    assert rig.drops() == {Drop.NOT_OWNER: 1}
+
+
+async def test_a_record_of_a_dead_slot_serves_nobody(autojump_clock: MockClock, rig: Rig) -> None:
+    client = rig.client()
+    record(rig, client, 99)
+    client.send(RTP, rig.public)
+    await trio.sleep(0.1)
+    assert rig.drops() == {Drop.UNKNOWN_FLOW: 1}
+    assert rig.relay.statistics().flows == 0
+
+
+async def test_a_client_that_is_not_known_is_looked_up_once_in_a_while(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    for _ in range(10):
+        client.send(RTP, rig.public)
+        await trio.sleep(ABSENT_SECONDS / 20)
+    assert len(rig.registry.asked) == 1
+    assert rig.drops() == {Drop.UNKNOWN_FLOW: 10}
+    await trio.sleep(ABSENT_SECONDS)
+    record(rig, client, 1)
+    client.send(RTP, rig.public)
+    await receive(rig.transceivers[1])
+    assert len(rig.registry.asked) == 2
+
+
+async def test_look_ups_are_limited(autojump_clock: MockClock, net: VirtualNetwork) -> None:
+    async with open_rig(net, lookups_per_second=10.0) as rig:
+        for number in range(200):
+            net.transmit(RTP, ("198.51.100.1", number + 1), rig.public)
+        await trio.sleep(0.1)
+        assert len(rig.registry.asked) == 10
+        assert rig.drops() == {Drop.UNKNOWN_FLOW: 10, Drop.RATE_LIMIT: 190}
+        await trio.sleep(0.5)
+        for number in range(200):
+            net.transmit(RTP, ("198.51.100.2", number + 1), rig.public)
+        await trio.sleep(0.1)
+        assert 15 <= len(rig.registry.asked) <= 17
+
+
+async def test_waiting_clients_are_limited(autojump_clock: MockClock, net: VirtualNetwork) -> None:
+    async with open_rig(net, lookups_per_second=1e6) as rig:
+        rig.registry.seconds = 30.0  # hangs
+        for number in range(700):
+            net.transmit(RTP, ("198.51.100.1", number + 1), rig.public)
+        await trio.sleep(0.1)
+        assert rig.relay.statistics().waiting_lookups == 512
+        assert rig.drops() == {Drop.TABLE_FULL: 700 - 512}
+        await trio.sleep(100.0)
+        assert rig.relay.statistics().waiting_lookups == 0
+        assert rig.drops()[Drop.UNKNOWN_FLOW] == 512
+
+
+async def test_without_a_registry_the_next_check_heals(autojump_clock: MockClock, rig: Rig) -> None:
+    client = rig.client()
+    rig.registry.down = True
+    client.send(RTP, rig.public)
+    await trio.sleep(0.1)
+    assert rig.drops() == {Drop.UNKNOWN_FLOW: 1}
+    await rig.connect(client, 1)
+    client.send(RTP, rig.public)
+    assert split((await receive(rig.transceivers[1]))[0])[1] == RTP
+
+
+async def test_a_restarted_relay_goes_on(autojump_clock: MockClock, net: VirtualNetwork) -> None:
+    registry = WatchedRegistry()
+    async with open_rig(net, registry=registry, public_port=3478) as rig:
+        client = rig.client()
+        await rig.connect(client, 1)
+    async with open_rig(net, registry=registry, public_port=3478) as rig:
+        client.send(RTP, rig.public)
+        assert split((await receive(rig.transceivers[1]))[0])[1] == RTP
+        rig.to_client(1, client.address, RTP)
+        assert await receive(client) == [RTP]
+
+
+# Ends.
+
+
+async def test_a_bug_costs_one_datagram(
+    autojump_clock: MockClock, rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = rig.client()
+    await rig.connect(client, 1)
+    rig.directory.broken = True
+    rig.to_client(1, client.address, RTP)
+    await trio.sleep(0.1)
+    rig.directory.broken = False
+    rig.to_client(1, client.address, DTLS)
+    assert await receive(client) == [DTLS]
+    assert rig.drops() == {Drop.BUG: 1}
+    assert client.address[0] not in capsys.readouterr().out
+
+
+class CancelAfter(trio.abc.Instrument):
+    """Cancels a scope when its tasks have made some steps."""
+
+    def __init__(self, steps: int, scope: trio.CancelScope) -> None:
+        self._steps = steps
+        self._scope = scope
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._steps -= 1
+        if self._steps == 0:
+            self._scope.cancel()
+
+
+async def scenario() -> None:
+    async with open_network() as net, open_rig(net) as rig:
+        client, other = rig.client(), rig.client()
+        record(rig, other, 1)
+        rig.registry.seconds = 0.01
+        other.send(RTP, rig.public)
+        await rig.connect(client, 2)
+        client.send(RTP, rig.public)
+        await receive(rig.transceivers[1])
+        await receive(rig.transceivers[2])
+
+
+def run_cancelled(steps: int) -> bool:
+    """Run the scenario until cancelled; returns whether it was. A task left would hang it."""
+
+    async def main() -> bool:
+        with trio.CancelScope() as scope:
+            trio.lowlevel.add_instrument(CancelAfter(steps, scope))
+            await scenario()
+        return scope.cancelled_caught
+
+    return trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_relay_ends_when_cancelled_at_any_step() -> None:
+    steps = 1
+    while run_cancelled(steps):
+        steps += 1
+    assert steps > 50
+
+
+async def test_a_cancelled_relay_forgets_what_waits(
+    autojump_clock: MockClock, net: VirtualNetwork
+) -> None:
+    async with open_rig(net) as rig:
+        rig.registry.seconds = 30.0
+        rig.client().send(RTP, rig.public)
+        await trio.sleep(0.1)
+        assert rig.relay.statistics().waiting_lookups == 1
+    assert rig.relay.statistics().waiting_lookups == 0

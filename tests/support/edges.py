@@ -1,0 +1,79 @@
+"""Small questions to a running edge that several tests ask."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from edge.client.http import request
+from tests.support.processes import FLEET_SECRET, Edge, edge
+
+FLEET_ENV: Final = {"EDGE_REGISTRY_SECRET": FLEET_SECRET}
+SERVE: Final = ("serve", "--http", "127.0.0.1:0", "--udp", "127.0.0.1:0")
+
+
+def free_udp_port() -> int:
+    """A port that is free now, for a process that is to be restarted on it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def wait_ready(http: str, *, seconds: float = 10.0) -> None:
+    """Wait until /readyz answers 200."""
+    with trio.fail_after(seconds):
+        while (await request("GET", f"{http}/readyz")).status != 200:
+            await trio.sleep(0.05)
+
+
+async def sessions(http: str) -> int:
+    """How many sessions a transceiver says it has."""
+    text = (await request("GET", f"{http}/metrics")).body.decode()
+    match = re.search(r"^edge_sessions(?:\{[^}]*\})? ([0-9.e+]+)$", text, re.M)
+    assert match is not None, "no metric edge_sessions"
+    return int(float(match[1]))
+
+
+async def wait_sessions(http: str, count: int, *, seconds: float = 5.0) -> None:
+    """Wait until a transceiver has exactly so many sessions."""
+    found = -1
+    with trio.move_on_after(seconds):
+        while (found := await sessions(http)) != count:
+            await trio.sleep(0.05)
+    assert found == count
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """One relay and some transceivers, each a process."""
+
+    relay: Edge
+    relay_flags: tuple[str, ...]
+    transceivers: tuple[Edge, ...]
+
+
+@asynccontextmanager
+async def fleet(registry_url: str, *, transceivers: int = 2) -> AsyncGenerator[Fleet]:
+    """Run a fleet; its relay has a fixed public port, so that it can be started again on it."""
+    common = ("--registry", registry_url, "--http", "127.0.0.1:0")
+    public, internal = free_udp_port(), free_udp_port()
+    relay_flags = (
+        "relay",
+        *common,
+        *("--udp", f"127.0.0.1:{public}", "--internal", f"127.0.0.1:{internal}"),
+    )
+    async with AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(edge(*relay_flags, env=FLEET_ENV))
+        started = [
+            await stack.enter_async_context(edge("transceiver", *common, env=FLEET_ENV))
+            for _ in range(transceivers)
+        ]
+        for each in started:
+            await wait_ready(each.http)
+        yield Fleet(relay, relay_flags, tuple(started))

@@ -1,0 +1,118 @@
+"""A signaling application with a service of strings, and a server around it on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+from starlette.applications import Starlette
+
+from edge.config import HttpConfig
+from edge.errors import RemoteProtocolError
+from edge.http.listen import HttpListener, make_listeners
+from edge.http.server import HttpServer
+from edge.signaling import create_app
+
+
+@dataclass(frozen=True, slots=True)
+class FakeCall:
+    call_id: str
+    answer: str
+
+
+@dataclass
+class FakeService:
+    """Answers ``v=0`` with the body's length; ``failure`` is raised instead when it is set."""
+
+    failure: Exception | None = None
+    offers: list[tuple[bytes, bytes | None]] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
+
+    async def open_call(self, offer: bytes, *, session: bytes | None) -> FakeCall:
+        await trio.lowlevel.checkpoint()
+        if self.failure is not None:
+            raise self.failure
+        if not offer.startswith(b"v=0"):
+            raise RemoteProtocolError("the offer does not start with v=0")
+        self.offers.append((offer, session))
+        call_id = f"rtc_{len(self.offers)}"
+        self.open.add(call_id)
+        return FakeCall(call_id, f"v=0\r\ns={len(offer)}\r\n")
+
+    def hang_up(self, call_id: str) -> bool:
+        if call_id not in self.open:
+            return False
+        self.open.remove(call_id)
+        return True
+
+
+def make_app(
+    service: FakeService,
+    http: HttpConfig,
+    *,
+    ready: bool = True,
+    now: Callable[[], float] = trio.current_time,
+) -> Starlette:
+    return create_app(
+        service,
+        http=http,
+        render_metrics=lambda: b"edge_up 1\n",
+        ready=lambda: ready,
+        now=now,
+    )
+
+
+@dataclass
+class Live:
+    """A server that runs."""
+
+    server: HttpServer
+    listener: HttpListener
+    service: FakeService
+    stop: trio.Event
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream(*self.listener.address)
+
+    async def exchange(self, *pieces: bytes) -> bytes:
+        """Send the pieces, then read until the server closes."""
+        async with await self.connect() as stream:
+            for piece in pieces:
+                await stream.send_all(piece)
+            return b"".join([bytes(chunk) async for chunk in stream])
+
+    async def is_healthy(self) -> bool:
+        answer = await self.exchange(
+            b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+        )
+        return answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\nok\n")
+
+
+HOST = b"Host: localhost\r\n"
+
+
+@asynccontextmanager
+async def serve(http: HttpConfig, *, grace_seconds: float = 1.0) -> AsyncIterator[Live]:
+    """Run a server on loopback; on leaving, it stops and must be gone within the grace time."""
+    service = FakeService()
+    server = HttpServer(make_app(service, http), http=http)
+    (listener,) = await make_listeners(http)
+    stop = trio.Event()
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with trio.open_nursery() as nursery:
+
+        async def run(task_status: trio.TaskStatus[None]) -> None:
+            await server.serve(
+                [listener], stop=stop, grace_seconds=grace_seconds, task_status=task_status
+            )
+
+        await nursery.start(run)
+        yield Live(server, listener, service, stop)
+        stop.set()
+        with trio.fail_after(grace_seconds + 2.0):
+            while nursery.child_tasks:
+                await trio.sleep(0.005)
+    assert server.connections == 0
+    assert trio.lowlevel.current_statistics().tasks_living == before

@@ -1,0 +1,236 @@
+"""A virtual UDP network on Trio's clock, and its twin on loopback.
+
+A datagram's fate is a function of (seed, flow, index in the flow) and of nothing else, so the
+random order in which Trio runs ready tasks changes no outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import math
+import random
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+
+from edge.address import Address
+from edge.datagram import BATCH, Datagrams, DatagramSocket, DatagramStatistics, bind_udp
+from edge.errors import Drop
+
+QUEUE: Final = 1024
+"""Datagrams a virtual socket holds unread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The conditions from one address to another; times in seconds, the rest probabilities."""
+
+    latency: float = 0.005
+    jitter: float = 0.0
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    """Reordered datagrams take up to four latencies more and may be overtaken."""
+
+
+class Network(Protocol):
+    """Where test bodies get their sockets, virtual or real."""
+
+    def socket(self, address: Address) -> Datagrams:
+        """Bind a socket; port 0 takes a free one."""
+
+
+class VirtualNetwork:
+    def __init__(self, *, seed: int = 0, link: Link | None = None) -> None:
+        self._seed = seed
+        self._default = link if link is not None else Link()
+        self._links: dict[tuple[Address, Address], Link] = {}
+        self._sockets: dict[Address, VirtualSocket] = {}
+        self._ports = itertools.count(40_000)
+        self._sent: Counter[tuple[Address, Address]] = Counter()
+        self._latest: dict[tuple[Address, Address], float] = {}
+        self._order = itertools.count()
+        self._in_flight: list[tuple[float, int, bytes, Address, Address]] = []
+        self._changed = trio.Event()
+
+    def socket(self, address: Address) -> VirtualSocket:
+        return VirtualSocket(self, self._bound(address))
+
+    def set_link(self, source: Address, destination: Address, link: Link) -> None:
+        """Set the conditions of one direction between two addresses."""
+        self._links[source, destination] = link
+
+    async def run(self) -> None:
+        """Deliver what is sent, forever."""
+        while True:
+            self._changed = trio.Event()
+            due = self._in_flight[0][0] if self._in_flight else math.inf
+            if due <= trio.current_time():
+                self._deliver()
+                continue
+            with trio.move_on_at(due):
+                await self._changed.wait()
+
+    def _bound(self, address: Address) -> Address:
+        address = (address[0], address[1] or next(self._ports))
+        if address in self._sockets:
+            raise OSError("address in use")
+        return address
+
+    def transmit(self, data: bytes, source: Address, destination: Address) -> None:
+        """Send a datagram; the source may be anybody's, as on a network without filters."""
+        flow = source, destination
+        link = self._links.get(flow, self._default)
+        index = self._sent[flow]
+        self._sent[flow] += 1
+        fate = random.Random(f"{self._seed} {flow} {index}")
+        lost, doubled, overtaken = (
+            fate.random() < chance for chance in (link.loss, link.duplicate, link.reorder)
+        )
+        delay = link.latency + fate.random() * link.jitter
+        later = fate.random() * 4 * link.latency
+        if lost:
+            return
+        due = trio.current_time() + delay
+        if overtaken:
+            due += later
+        else:
+            due = self._latest[flow] = max(due, self._latest.get(flow, due))
+        for copy in range(1 + doubled):
+            entry = due + copy * later, next(self._order), data, source, destination
+            heapq.heappush(self._in_flight, entry)
+        self._changed.set()
+
+    def _deliver(self) -> None:
+        _, _, data, source, destination = heapq.heappop(self._in_flight)
+        receiver = self._sockets.get(destination)
+        if receiver is not None:
+            receiver._arrived(data, source)
+
+
+class VirtualSocket:
+    """``Datagrams`` without a kernel."""
+
+    def __init__(self, network: VirtualNetwork, address: Address) -> None:
+        self._network = network
+        self._address = address
+        self._queue: deque[tuple[bytes, Address]] = deque()
+        self._readable = trio.Event()
+        self._closed = False
+        self._received = 0
+        self._sent = 0
+        self._drops: Counter[Drop] = Counter()
+        network._sockets[address] = self
+
+    @property
+    def address(self) -> Address:
+        return self._address
+
+    def rebind(self, address: Address) -> None:
+        """Move to another address, as behind a NAT that forgot its mapping."""
+        address = self._network._bound(address)
+        del self._network._sockets[self._address]
+        self._address = address
+        self._network._sockets[address] = self
+
+    @property
+    def unread(self) -> int:
+        """Datagrams that have arrived and nobody took."""
+        return len(self._queue)
+
+    async def receive_batch(self) -> list[tuple[bytes, Address]]:
+        await trio.lowlevel.checkpoint()
+        while not self._queue and not self._closed:
+            self._readable = trio.Event()
+            await self._readable.wait()
+        if self._closed:
+            raise trio.ClosedResourceError
+        batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+        self._received += len(batch)
+        return batch
+
+    def send(self, data: bytes, address: Address) -> bool:
+        if self._closed or len(data) > 65_507:
+            self._drops[Drop.SEND_ERROR] += 1
+            return False
+        self._sent += 1
+        self._network.transmit(bytes(data), self._address, address)
+        return True
+
+    def send_framed(self, header: bytes, payload: bytes, address: Address) -> bool:
+        return self.send(header + payload, address)
+
+    def statistics(self) -> DatagramStatistics:
+        return DatagramStatistics(self._received, self._sent, dict(self._drops))
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            del self._network._sockets[self._address]
+            self._readable.set()
+
+    def _arrived(self, data: bytes, source: Address) -> None:
+        if len(self._queue) >= QUEUE:
+            self._drops[Drop.QUEUE_FULL] += 1
+            return
+        self._queue.append((data, source))
+        self._readable.set()
+
+
+@contextlib.asynccontextmanager
+async def open_network(
+    *, seed: int = 0, link: Link | None = None, network: VirtualNetwork | None = None
+) -> AsyncIterator[VirtualNetwork]:
+    """Run a virtual network; its sockets are closed at the end."""
+    network = network or VirtualNetwork(seed=seed, link=link)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(network.run)
+        yield network
+        for sock in list(network._sockets.values()):
+            sock.close()
+        nursery.cancel_scope.cancel()
+
+
+class LoopbackNetwork:
+    """The twin: the same calls over real sockets. Hosts must be loopback ones."""
+
+    def __init__(self) -> None:
+        self._sockets: list[DatagramSocket] = []
+
+    def socket(self, address: Address) -> DatagramSocket:
+        sock = DatagramSocket(bind_udp(address))
+        self._sockets.append(sock)
+        return sock
+
+
+@contextlib.asynccontextmanager
+async def open_loopback() -> AsyncIterator[LoopbackNetwork]:
+    """Give loopback sockets; they are closed at the end."""
+    network = LoopbackNetwork()
+    try:
+        yield network
+    finally:
+        for sock in network._sockets:
+            sock.close()
+
+
+async def receive(sock: Datagrams, count: int = 1, *, within: float = 5.0) -> list[bytes]:
+    """Wait for ``count`` datagrams or fail; returns their bytes in the order of arrival."""
+    got: list[bytes] = []
+    with trio.fail_after(within):
+        while len(got) < count:
+            got += [data for data, _ in await sock.receive_batch()]
+    return got
+
+
+async def silence(sock: Datagrams, *, seconds: float = 0.2) -> bool:
+    """Whether nothing arrives for some time."""
+    with trio.move_on_after(seconds):
+        await sock.receive_batch()
+        return False
+    return True

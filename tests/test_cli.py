@@ -1,0 +1,249 @@
+"""The command line: flags, one-line errors, the ready line, signals."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import pytest
+import structlog
+import trio
+from click.testing import CliRunner
+
+from edge import __version__, cli
+from edge.config import Config
+from edge.errors import ConfigError
+from edge.ready import Ready, Role, StartupError
+
+READY = Ready(role="serve", http="http://127.0.0.1:1", udp="127.0.0.1:2", pid=3)
+
+
+class FakeApp(ModuleType):
+    """Stands for ``edge.app``; records how it was run."""
+
+    def __init__(self) -> None:
+        super().__init__("edge.app")
+        self.role: Role | None = None
+        self.config = Config()
+        self.steps: list[str] = []
+        self.error: BaseException | None = None
+        self.late_error: Exception | None = None
+        self.signals: list[int] = []
+        self.drains = True
+
+    async def run(
+        self, role: Role, config: Config, *, announce: Callable[[Ready], None], stop: trio.Event
+    ) -> None:
+        self.role, self.config = role, config
+        if self.error is not None:
+            raise self.error
+        announce(READY)
+        if self.late_error is not None:
+            raise self.late_error
+        if not self.signals:
+            return
+        try:
+            os.kill(os.getpid(), self.signals[0])
+            await stop.wait()
+            self.steps.append("drain")
+            for number in self.signals[1:]:
+                os.kill(os.getpid(), number)
+            if self.drains:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.sleep_forever()
+            self.steps.append("drained")
+        except trio.Cancelled:
+            self.steps.append("cancelled")
+            raise
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApp]:
+    fake = FakeApp()
+    monkeypatch.setitem(sys.modules, "edge.app", fake)
+    monkeypatch.setattr("edge.app", fake, raising=False)
+    for name in [name for name in os.environ if name.startswith("EDGE_")]:
+        monkeypatch.delenv(name)
+    yield fake
+    structlog.reset_defaults()
+
+
+def edge(*args: str) -> int:
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as info:
+        cli.main(args)
+    assert handlers == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+    assert isinstance(info.value.code, int)
+    return info.value.code
+
+
+def test_ready_is_one_json_line(app: FakeApp, capfd: pytest.CaptureFixture[str]) -> None:
+    assert edge("serve") == 0
+    out, err = capfd.readouterr()
+    assert out.count("\n") == 1
+    assert json.loads(out) == {
+        "ready": True, "role": "serve",
+        "http": "http://127.0.0.1:1", "udp": "127.0.0.1:2", "pid": 3,
+    }  # fmt: skip
+    assert err == ""
+
+
+def test_flags_are_configuration(app: FakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_HTTP_BIND", "127.0.0.1:7")
+    monkeypatch.setenv("EDGE_RELAY_MAX_FLOWS", "9")
+    arguments = ["--http", "0.0.0.0:0", "--udp", "127.0.0.1:0", "--advertise", "192.0.2.1",
+                 "--internal", "127.0.0.1:5", "--tls", "self-signed", "--allow-anonymous",
+                 "--echo-delay", "0.5", "--log-level", "warning"]  # fmt: skip
+    assert edge("serve", *arguments) == 0
+    config = app.config
+    assert (app.role, config.http.bind, config.http.tls) == ("serve", "0.0.0.0:0", "self-signed")
+    assert config.http.allow_anonymous
+    assert config.relay.internal_bind == "127.0.0.1:5"
+    assert config.relay.max_flows == 9
+    assert config.backend.echo_delay_seconds == 0.5
+
+
+def test_each_role_has_its_own_internal_address(app: FakeApp, tmp_path: object) -> None:
+    secret = f"{tmp_path}/secret"
+    with open(secret, "w") as file:
+        file.write("s" * 32)
+    fleet = ["--registry", "redis://127.0.0.1:6379/0", "--secret-file", secret]
+    assert edge("transceiver", "--internal", "127.0.0.1:5", *fleet) == 0
+    assert app.config.transceiver.bind == "127.0.0.1:5"
+    assert edge("relay", "--internal", "127.0.0.1:6", *fleet) == 0
+    assert (app.role, app.config.relay.internal_bind) == ("relay", "127.0.0.1:6")
+
+
+def test_the_file_may_be_named_by_the_environment(
+    app: FakeApp, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(f"{tmp_path}/edge.toml", "w") as file:
+        file.write("[relay]\nmax_flows = 5\n")
+    monkeypatch.setenv("EDGE_CONFIG", f"{tmp_path}/edge.toml")
+    assert edge("serve") == 0
+    assert app.config.relay.max_flows == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["serve", "--http", "x:1"], "--http: 'x:1': the host must be an IP address or localhost"),
+        (["serve", "--upd", "x"], "No such option '--upd'. Did you mean '--udp'?"),
+        (["serve", "--tls", "on"], "--tls: must be off or self-signed or files, not 'on'"),
+        (["serve", "--udp", "0.0.0.0:3478"],
+         "--advertise: 0.0.0.0:3478 is a wildcard: name the address that clients shall send to"),
+        (["serve", "--config", "missing.toml"], "missing.toml: no such file or directory"),
+        (["sevre"], "No such command 'sevre'. Did you mean 'serve'?"),
+        (["relay"], "--registry: a relay or transceiver of its own needs a shared registry, "
+         "as in redis://HOST:6379/0"),
+        (["relay", "--backend", "echo"], "No such option '--backend'."),
+        (["check-config", "--registry", "ftp://x"],
+         "--registry: must be memory: or redis://HOST:PORT/DB (rediss:// for TLS)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_flag_is_one_line_and_exit_2(
+    app: FakeApp, capfd: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    assert edge(*arguments) == 2
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", f"edge: {line}\n")
+    assert app.role is None
+
+
+def test_a_wrong_variable_is_one_line_and_exit_2(
+    app: FakeApp, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_RELAY_BINDS", "x")
+    assert edge("serve") == 2
+    assert capfd.readouterr().err == (
+        "edge: EDGE_RELAY_BINDS: unknown variable, did you mean EDGE_RELAY_BIND?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (StartupError("udp 127.0.0.1:3478: address in use"), "udp 127.0.0.1:3478: address in use"),
+        (OSError(errno.EADDRINUSE, "Address already in use"), "Address already in use"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "cert.pem"), "cert.pem: No such file"),
+        (ExceptionGroup("", [ExceptionGroup("", [StartupError("no\nway")])]), "no\\nway"),
+        (ConfigError("cert.pem: not a certificate"), "cert.pem: not a certificate"),
+    ],
+)
+def test_a_failed_start_is_one_line_and_exit_1(
+    app: FakeApp, capfd: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    app.error = error
+    assert edge("serve") == 1
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", f"edge: {line}\n")
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_bug_is_logged_and_exit_1(
+    app: FakeApp, capfd: pytest.CaptureFixture[str], late: bool
+) -> None:
+    app.late_error = OSError("while serving") if late else None
+    app.error = None if late else RuntimeError("a bug")
+    assert edge("serve") == 1
+    event = json.loads(capfd.readouterr().err)
+    assert event["level"] == "error"
+    assert any("while serving" in line or "a bug" in line for line in event["exception"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains(app: FakeApp, number: int) -> None:
+    app.signals = [number]
+    assert edge("serve") == 0
+    assert app.steps == ["drain", "drained"]
+
+
+def test_a_second_signal_cancels(app: FakeApp) -> None:
+    app.signals = [signal.SIGTERM, signal.SIGINT]
+    app.drains = False
+    started = time.monotonic()
+    assert edge("serve") == 0
+    assert time.monotonic() - started < 1.0
+    assert app.steps == ["drain", "cancelled"]
+    assert not any(isinstance(thread, threading.Timer) for thread in threading.enumerate())
+
+
+def test_a_drain_that_hangs_is_cancelled(app: FakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "DRAIN_GRACE_SECONDS", 0.0)
+    monkeypatch.setenv("EDGE_TRANSCEIVER_DRAIN_SECONDS", "0.05")
+    app.signals = [signal.SIGTERM]
+    app.drains = False
+    assert edge("serve") == 0
+    assert app.steps == ["drain", "cancelled"]
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert edge("--version") == 0
+    assert capfd.readouterr().out == f"edge {__version__}\n"
+
+
+def test_check_config_shows_no_secret(
+    app: FakeApp, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_REGISTRY_SECRET", "hush" * 8)
+    monkeypatch.setenv("EDGE_HTTP_API_KEYS", "hush-hush")
+    assert edge("check-config", "--registry", "redis://:hush@127.0.0.1/0") == 0
+    out, err = capfd.readouterr()
+    assert "hush" not in out + err
+    assert "registry: RegistryConfig(url='redis://***@127.0.0.1/0'" in out
+    assert app.role is None
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["relay"], ["transceiver"], ["check-config"]])
+def test_help(command: list[str]) -> None:
+    result = CliRunner().invoke(cli.cli, [*command, "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")

@@ -1,0 +1,102 @@
+"""The layer rule: a module imports only from its own line of this list or from a line above it.
+
+Foreign libraries with sharp edges are known to one place each, and the sans-IO parts import no
+clock, socket, randomness or event loop.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = (
+    ("errors", "address", "ready", "config", "config_rules", "config_load"),
+    ("wire",),
+    ("webrtc",),
+    ("routing", "token"),
+    ("datagram",),
+    ("registry",),
+    ("backends",),
+    ("transceiver",),
+    ("lookup", "relay"),
+    ("http", "signaling"),
+    ("client",),
+    ("metrics", "logs", "app", "cli", "__main__"),
+)
+LAYER = {name: number for number, line in enumerate(LAYERS) for name in line}
+
+ONLY_IN = {
+    "aioice": ("wire/stun.py",),
+    "OpenSSL": ("webrtc/dtls.py", "webrtc/certificate.py"),
+    "pylibsrtp": (),
+    "redis": ("registry/redis.py", "registry/redis_worker.py"),
+    "hypercorn": ("http/server.py",),
+    "prometheus_client": ("metrics.py",),
+    "click": ("cli.py",),
+    "asyncio": (),
+}
+
+SANS_IO = ("wire/", "webrtc/", "routing.py", "token.py")
+NOT_SANS_IO = {
+    "trio", "asyncio", "socket", "select", "ssl", "threading",
+    "time", "random", "secrets", "os", "uuid",
+}  # fmt: skip
+
+MODULES = sorted(
+    path.relative_to(ROOT / "edge").as_posix() for path in (ROOT / "edge").rglob("*.py")
+)
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Every dotted name a module imports, at any depth of its code."""
+    tree = ast.parse((ROOT / "edge" / module).read_text(encoding="utf-8"))
+    return frozenset(name for node in ast.walk(tree) for name in _names(node))
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        assert node.module is not None
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer_of(module: str) -> int:
+    name = module.split("/")[0].removesuffix(".py")
+    assert name in LAYER, f"edge/{module} has no line in LAYERS"
+    return LAYER[name]
+
+
+def test_there_is_something_to_check() -> None:
+    assert "cli.py" in MODULES
+    assert "edge.config_load.load_config" in imports("cli.py")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "__init__.py"])
+def test_a_module_imports_only_from_its_layer_or_below(module: str) -> None:
+    own = layer_of(module)
+    for name in imports(module):
+        package, _, rest = name.partition(".")
+        target = rest.split(".")[0]
+        if package != "edge" or target.startswith("__version__"):
+            continue
+        assert target in LAYER, f"{name} is in no layer"
+        assert LAYER[target] <= own, f"edge/{module} must not import {name}"
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_foreign_library_has_one_place(library: str) -> None:
+    users = {m for m in MODULES if any(name.split(".")[0] == library for name in imports(m))}
+    assert users <= set(ONLY_IN[library])
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(SANS_IO)])
+def test_protocol_machines_do_no_io(module: str) -> None:
+    assert not NOT_SANS_IO & {name.split(".")[0] for name in imports(module)}

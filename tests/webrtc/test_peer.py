@@ -1,0 +1,254 @@
+"""The composed endpoint against a caller: set-up, trust rules, and going on from a snapshot."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.errors import Drop, EndReason, LocalProtocolError
+from edge.webrtc.outputs import AudioReceived, Connected, Ended, PathSelected, Transmit
+from edge.webrtc.peer import Peer, PeerSnapshot
+from edge.wire.demux import Kind, classify
+from edge.wire.fingerprint import Fingerprint
+from edge.wire.spp import encode_path
+from tests.webrtc.peer_call import NTP_OFFSET, RELAY, Call, make_call
+
+ELSEWHERE = encode_path(("203.0.113.9", 9), RELAY)
+
+
+def _ended(call: Call) -> list[EndReason]:
+    return [output.reason for output in call.outputs if isinstance(output, Ended)]
+
+
+def _drops(call: Call, drop: Drop) -> int:
+    return call.peer.statistics().drops[drop]
+
+
+def _restore(call: Call, *, skip: int = 0, snapshot: PeerSnapshot | None = None) -> None:
+    """Take the call's peer up from its own bytes, as another process would."""
+    value = call.peer.snapshot(now=call.now) if snapshot is None else snapshot
+    wire = msgspec.msgpack.encode(value)
+    call.peer = Peer.restore(
+        msgspec.msgpack.decode(wire, type=PeerSnapshot),
+        entropy=os.urandom,
+        ntp_offset=NTP_OFFSET,
+        now=call.now,
+        skip=skip,
+    )
+
+
+def test_a_call_is_set_up_without_a_clock_tick() -> None:
+    call = make_call()
+    kinds = [type(output) for output in call.outputs if not isinstance(output, Transmit)]
+    assert kinds == [PathSelected, Connected]
+    assert call.caller.secured
+    # The ClientHello follows the first check's response at once.
+    assert [classify(sent.data) for sent in call.sent[:2]] == [Kind.STUN, Kind.DTLS]
+
+
+def test_audio_goes_both_ways_and_is_reported() -> None:
+    call = make_call()
+    call.run(10.0)
+    journal = call.caller.journal
+    assert journal.sent >= 499
+    assert (journal.received, journal.rejected) == (journal.sent, 0)
+    statistics = call.peer.statistics()
+    assert statistics.media.packets_received >= 499
+    assert statistics.media.lost == 0
+    # The caller's DTLS repeats the flight that ends the handshake, unasked.
+    assert set(statistics.drops) <= {Drop.REPLAY}
+    assert statistics.drops.total() <= 4
+    assert Kind.RTCP in {classify(sent.data) for sent in call.sent}
+
+
+def test_a_stranger_is_not_listened_to() -> None:
+    call = make_call()
+    hello = next(sent.data for sent in call.sent if classify(sent.data) is Kind.DTLS)
+    assert call.peer.receive(hello, ELSEWHERE, now=0.0) == []
+    assert call.peer.receive(b"\x80" + bytes(40), ELSEWHERE, now=0.0) == []
+    assert _drops(call, Drop.UNKNOWN_PATH) == 2
+    call.run(0.2)
+    assert call.peer.connected
+
+
+def test_media_before_the_handshake_is_dropped() -> None:
+    call = make_call()
+    early = make_call()
+    early.peer._sender = early.peer._receiver = None
+    call.run(0.1)
+    rtp = early.caller._make_frame(0.0)
+    assert early.peer.receive(rtp, early.path, now=0.0) == []
+    assert early.peer.receive(b"\x80\xc8" + bytes(30), early.path, now=0.0) == []
+    assert _drops(early, Drop.NOT_READY) == 2
+
+
+def test_sending_before_the_handshake_is_our_own_mistake() -> None:
+    call = make_call()
+    call.peer._sender = None
+    with pytest.raises(LocalProtocolError):
+        call.peer.send_audio(b"x", timestamp=0, marker=False, now=0.0)
+
+
+def test_a_foreign_certificate_ends_the_peer_without_keys() -> None:
+    foreign = frozenset({Fingerprint("sha-256", ":".join(["AA"] * 32))})
+    call = make_call(fingerprints=foreign)
+    call.run(1.0)
+    assert _ended(call) == [EndReason.FINGERPRINT_MISMATCH]
+    assert not call.peer.connected
+    assert not any(isinstance(output, Connected) for output in call.outputs)
+
+
+def test_replayed_and_forged_media_changes_nothing() -> None:
+    call = make_call()
+    seen: list[bytes] = []
+
+    def tap(datagram: bytes) -> bool:
+        seen.append(datagram)
+        return True
+
+    call.to_peer = tap
+    call.run(0.2)
+    media = [datagram for datagram in seen if classify(datagram) is Kind.RTP]
+    call.outputs.clear()
+    for datagram in media:
+        call.follow(call.peer.receive(datagram, call.path, now=call.now))
+        call.follow(call.peer.receive(datagram[:-1] + b"\0", call.path, now=call.now))
+    assert call.outputs == []
+    assert _drops(call, Drop.REPLAY) >= len(media)
+    call.run(0.2)
+    assert call.peer.connected
+    assert any(isinstance(output, AudioReceived) for output in call.outputs)
+
+
+def test_close_notify_ends_the_peer() -> None:
+    call = make_call()
+    call.run(0.1)
+    call.carry(call.caller.close())
+    assert _ended(call) == [EndReason.PEER_CLOSED]
+    assert call.peer.deadline == float("inf")
+    assert call.peer.tick(now=call.now + 100.0) == []
+
+
+def test_goodbye_is_bye_and_close_notify_and_comes_once() -> None:
+    call = make_call()
+    call.run(0.1)
+    outputs = call.peer.close(now=call.now)
+    kinds = [classify(output.data) for output in outputs if isinstance(output, Transmit)]
+    assert kinds == [Kind.RTCP, Kind.DTLS]
+    call.follow(outputs)
+    assert call.caller.closed
+    assert call.peer.close(now=call.now) == []
+
+
+def test_consent_ends_without_checks_though_media_flows() -> None:
+    call = make_call()
+    call.run(1.0)
+    call.caller.stop_checks()
+    call.run(28.0, step=0.02)
+    assert not call.peer.ended
+    call.run(2.0, step=0.02)
+    assert _ended(call) == [EndReason.CONSENT_EXPIRED]
+
+
+def test_a_client_that_moves_is_followed_after_its_next_check() -> None:
+    call = make_call()
+    call.run(1.0)
+    old, call.path = call.path, ELSEWHERE
+    call.sent.clear()
+    call.carry(call.caller.tick(now=call.now + 2.5))
+    call.run(3.0)
+    assert call.peer.ice.selected == ELSEWHERE
+    call.sent.clear()
+    call.run(0.1)
+    assert {sent.path for sent in call.sent} == {ELSEWHERE} != {old}
+
+
+def test_an_unproven_path_gets_three_times_its_bytes_at_most() -> None:
+    call = make_call(answered=False)
+    call.to_caller = lambda datagram: False
+    received = 0
+
+    def count(datagram: bytes) -> bool:
+        nonlocal received
+        received += len(datagram)
+        return True
+
+    call.to_peer = count
+    call.start()
+    call.caller.stop_checks()
+    for _ in range(1_000):
+        call.run(0.01, step=0.01)
+        assert sum(len(sent.data) for sent in call.sent) <= 3 * received
+    assert _drops(call, Drop.AMPLIFICATION) > 0
+    assert not call.peer.connected
+
+
+@pytest.mark.parametrize("at", [0.0, 0.1, 1.2, 6.0])
+def test_a_restored_peer_goes_on_at_any_step(at: float) -> None:
+    call = make_call()
+    call.run(at)
+    _restore(call)
+    assert call.peer.connected
+    call.run(8.0)
+    journal = call.caller.journal
+    assert journal.sent >= 399
+    assert (journal.received, journal.rejected) == (journal.sent, 0)
+    assert not call.peer.ended
+    assert call.peer.ice.selected == call.path
+
+
+def test_an_unconnected_peer_can_not_be_written_down() -> None:
+    call = make_call()
+    call.peer._sender = None
+    with pytest.raises(LocalProtocolError):
+        call.peer.snapshot(now=0.0)
+
+
+def test_a_snapshot_shows_no_secret() -> None:
+    call = make_call()
+    snapshot = call.peer.snapshot(now=0.0)
+    text = repr(snapshot)
+    secrets = [call.peer.ice._local.password, call.peer.ice._remote.password]
+    assert not any(secret in text for secret in secrets)
+    keys = _bytes_in(msgspec.to_builtins(snapshot, builtin_types=(bytes,)))
+    assert keys
+    assert not any(repr(key)[2:-1] in text for key in keys if len(key) >= 12)
+
+
+def _bytes_in(value: object) -> list[bytes]:
+    match value:
+        case bytes():
+            return [value]
+        case dict():
+            return [found for item in value.values() for found in _bytes_in(item)]
+        case list() | tuple():
+            return [found for item in value for found in _bytes_in(item)]
+        case _:
+            return []
+
+
+@settings(max_examples=15)
+@given(steps=st.lists(st.sampled_from(["say", "move on", "crash"]), max_size=30))
+def test_no_index_is_ever_used_twice(steps: list[str]) -> None:
+    """A crash restores the last checkpoint, which reserves 100 packets, whatever was sent since."""
+    call = make_call()
+    checkpoint, since = call.peer.snapshot(now=call.now), 0
+    for step in steps:
+        match step:
+            case "say":
+                call.run(0.02, step=0.02)
+                since += 1
+            case "move on":
+                _restore(call)
+                checkpoint, since = call.peer.snapshot(now=call.now), 0
+            case _:
+                assert since < 100
+                _restore(call, skip=100, snapshot=checkpoint)
+                checkpoint, since = call.peer.snapshot(now=call.now), 0
+    indices = call.rtp_indices()
+    assert len(indices) == len(set(indices))
+    assert call.caller.journal.rejected == 0
