@@ -30,7 +30,12 @@ from edge.http.listen import make_listeners
 from edge.http.server import HttpServer
 from edge.metrics import Metrics
 from edge.ready import Ready, Role, StartupError
-from edge.registry.directory import Directory, keep_relay, keep_transceiver
+from edge.registry.directory import (
+    LINGER_SECONDS,
+    Directory,
+    keep_relay,
+    keep_transceiver,
+)
 from edge.registry.memory import MemoryRegistry
 from edge.registry.protocol import (
     RegistryUnavailable,
@@ -69,7 +74,7 @@ async def run(
 ) -> None:
     """Serve until ``stop`` is set, then drain and return; cancelling skips the drain.
 
-    Raises StartupError, ConfigError or OSError when the process can not start.
+    Raises StartupError, ConfigError or OSError, alone or in a group, when it can not start.
     """
     try:
         async with AsyncExitStack() as stack:
@@ -90,8 +95,8 @@ async def run(
             await stop.wait()
             if transceiver is not None:
                 await transceiver.drain()
-    except RegistryUnavailable as error:
-        raise StartupError(f"registry.url: {error}") from None
+    except* RegistryUnavailable:
+        raise StartupError("registry.url: the registry does not answer") from None
 
 
 @asynccontextmanager
@@ -102,6 +107,24 @@ async def _running(*tasks: Task) -> AsyncIterator[None]:
             await nursery.start(task)
         yield
         nursery.cancel_scope.cancel()
+
+
+async def _linger(
+    task: Task, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run a task until we are cancelled and a moment longer, so that others still have it."""
+    shield = trio.CancelScope(shield=True)
+
+    async def run() -> None:
+        with shield:
+            await task(task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        try:
+            await trio.sleep_forever()
+        finally:
+            shield.deadline = trio.current_time() + LINGER_SECONDS
 
 
 @asynccontextmanager
@@ -190,7 +213,8 @@ async def _open_relay(base: _Base) -> AsyncIterator[Address]:
             internal=internal.address,
         )
         keep = partial(keep_relay, base.registry, lambda: record, interval=fleet.heartbeat_seconds)
-        async with _running(relay.run, keep):
+        # Where all is cancelled at once, sessions still say goodbye through the relay.
+        async with _running(partial(_linger, relay.run), keep):
             yield advertised
 
 

@@ -18,6 +18,7 @@ import trio
 
 from edge.address import Address
 from edge.errors import Drop
+from edge.limits import TokenBucket
 
 MAX_CLIENTS: Final = 512
 """Clients that may wait at once."""
@@ -45,7 +46,7 @@ class Lookups:
     ) -> None:
         self._resolve = resolve
         self._clock = clock
-        self._bucket = _TokenBucket(per_second)
+        self._bucket = TokenBucket(per_second, now=clock())
         self._waiting: dict[Address, deque[Retry]] = {}
         self._asked: deque[Address] = deque()
         self._unserved = trio.Semaphore(0)
@@ -65,7 +66,7 @@ class Lookups:
             return Drop.UNKNOWN_FLOW
         if len(self._waiting) >= MAX_CLIENTS:
             return Drop.TABLE_FULL
-        if not self._bucket.take(now):
+        if self._bucket.take(now=now):
             return Drop.RATE_LIMIT
         self._waiting[client] = deque([retry], maxlen=MAX_DATAGRAMS)
         self._asked.append(client)
@@ -99,22 +100,3 @@ class Lookups:
         if len(self._absent) >= MAX_ABSENT:
             del self._absent[next(iter(self._absent))]
         self._absent[client] = now + ABSENT_SECONDS
-
-
-class _TokenBucket:
-    """Allows ``per_second`` on average and as many at once; never less than one."""
-
-    def __init__(self, per_second: float) -> None:
-        self._per_second = per_second
-        self._size = max(per_second, 1.0)
-        self._level = self._size
-        self._filled_at = math.inf
-
-    def take(self, now: float) -> bool:
-        earned = max(now - self._filled_at, 0.0) * self._per_second
-        self._level = min(self._level + earned, self._size)
-        self._filled_at = now
-        if self._level < 1.0:
-            return False
-        self._level -= 1.0
-        return True

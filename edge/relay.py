@@ -205,8 +205,8 @@ class Relay:
             return self._unknown_slot()
         path, payload = split(datagram)
         if not payload:
-            return self._give_back(path, slot)
-        if payload[0] < 4:
+            flow = self._flows.release(path, slot)
+        elif payload[0] < 4:
             flow = self._outbound_stun(path, slot, payload, now)
         else:
             flow = self._flows.outbound(path, slot)
@@ -217,7 +217,9 @@ class Relay:
             if proxy != self._flows.public:
                 return flow
             return self._look_up(client, self._from_transceiver, datagram, source, now)
-        if self._public.send(payload, flow.client):
+        if not payload:
+            self._forget(flow)
+        elif self._public.send(payload, flow.client):
             self._packets_out += 1
             self._bytes_out += len(payload)
         return None
@@ -232,14 +234,6 @@ class Relay:
             self._save(flow, now)
         return flow
 
-    def _give_back(self, path: Path, slot: Slot) -> Drop | None:
-        flow = self._flows.release(path, slot)
-        if isinstance(flow, Drop):
-            return flow
-        if self._flows.lookup(flow.client) is None:
-            self._registry.remove_flow(self._flows.public, flow.client)
-        return None
-
     # The registry.
 
     def _save(self, flow: Flow, now: float) -> None:
@@ -249,6 +243,11 @@ class Relay:
         flow.save_at = now + self._flows.idle_seconds / 3
         record = FlowRecord(public=self._flows.public, client=flow.client, slot=Slot(flow.slot))
         self._registry.save_flow(record, seconds=self._flows.idle_seconds)
+
+    def _forget(self, flow: Flow) -> None:
+        """Remove the record of a flow that was given back, unless another inherits."""
+        if self._flows.lookup(flow.client) is None:
+            self._registry.remove_flow(self._flows.public, flow.client)
 
     def _look_up(
         self, client: Address, handler: Handler, datagram: bytes, source: Address, now: float

@@ -26,7 +26,8 @@ from edge.http.form import decode_form
 from edge.http.gate import Gate, check_exposure
 from edge.http.pages import page_routes
 from edge.http.problem import Problem, retry_after
-from edge.transceiver.admission import Overloaded, TokenBucket
+from edge.limits import TokenBucket
+from edge.transceiver.admission import Overloaded
 
 SDP: Final = "application/sdp"
 FORM: Final = "multipart/form-data"

@@ -29,6 +29,8 @@ from tests.support.redis_server import running_redis
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 SETTLE_SECONDS: Final = 1.0
+SETUPS: Final = 100
+"""Calls made one after the other, and closed at once, for the CPU of a setup."""
 PERCENTILES: Final = (50, 95, 99, 100)
 
 
@@ -65,6 +67,8 @@ class Result(msgspec.Struct, frozen=True):
     relay: Cost
     transceiver: Cost
     load_cpu_percent: float
+    setup_cpu_ms: float
+    """Of the transceiver, for one whole call without media: HTTP, ICE, DTLS, and its end."""
     first_echo_ms: dict[int, float]
     first_sent_ms: dict[int, float]
     secured_ms: dict[int, float]
@@ -109,6 +113,15 @@ def cost(before: Usage, after: Usage, idle: Usage, sessions: int, span: Probe, e
     )
 
 
+async def setup_cpu(load: Load, http: str, pid: int) -> float:
+    """CPU seconds of a transceiver for a call that is opened and closed."""
+    before = Usage.read(pid)
+    for _ in range(SETUPS):
+        (await load.open_call(http)).close()
+    await trio.sleep(SETTLE_SECONDS)
+    return (Usage.read(pid).cpu_seconds - before.cpu_seconds) / SETUPS
+
+
 async def open_calls(load: Load, http: str, count: int, rate: float) -> list[LoadClient]:
     """Open calls at a steady rate, whether or not the earlier ones are done."""
     calls: list[LoadClient] = []
@@ -143,6 +156,11 @@ async def measure(sessions: int, rate: float, seconds: float, redis_url: str) ->
         await trio.sleep(SETTLE_SECONDS)
         statistics = [call.statistics(since=mark) for call, mark in zip(calls, marks, strict=True)]
         setups = [each.setup for each in statistics]
+        for call in calls:
+            call.close()
+        await trio.sleep(SETTLE_SECONDS)
+        # Last, as the heap that it leaves behind would hide the memory of sessions.
+        setup = await setup_cpu(load, http, group.transceivers[0].pid)
         return Result(
             sessions=sessions,
             seconds=end.at - start.at,
@@ -156,6 +174,7 @@ async def measure(sessions: int, rate: float, seconds: float, redis_url: str) ->
             load_cpu_percent=(end.load.cpu_seconds - start.load.cpu_seconds)
             * 100
             / (end.at - start.at),
+            setup_cpu_ms=setup * 1000,
             first_echo_ms=percentiles([each.first_echo for each in setups]),
             first_sent_ms=percentiles([each.first_sent for each in setups]),
             secured_ms=percentiles([each.secured for each in setups]),
@@ -180,6 +199,7 @@ def table(result: Result) -> str:
         )
     lines += [
         f"{'(load)':<14}{'':>15}{result.load_cpu_percent:>9.1f}",
+        f"{'(setup)':<14}{result.setup_cpu_ms:>15.1f}  ms of transceiver CPU a call",
         "",
         f"{'ms after POST':<22}" + "".join(f"{_name(p):>9}" for p in PERCENTILES),
     ]

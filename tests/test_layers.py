@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    ("errors", "address", "ready", "config", "config_rules", "config_load"),
+    ("errors", "address", "limits", "ready", "config", "config_rules", "config_load"),
     ("wire",),
     ("webrtc",),
     ("routing", "token"),

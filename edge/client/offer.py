@@ -48,7 +48,7 @@ a=ssrc:{ssrc} cname:{ufrag}
 class Offer:
     """What the caller made up for one call."""
 
-    ufrag: str
+    ufrag: str = field(repr=False)
     password: str = field(repr=False)
     fingerprint: Fingerprint
     ssrc: int

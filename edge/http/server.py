@@ -250,6 +250,9 @@ class _Http1(H11Protocol):
         pass
 
     async def _create_stream(self, request: h11.Request) -> None:
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}:
+            await self._refuse_framing()
+            return
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
         await super()._create_stream(
             h11.Request(
@@ -259,6 +262,11 @@ class _Http1(H11Protocol):
                 http_version=request.http_version,
             )
         )
+
+    async def _refuse_framing(self) -> None:
+        """A body with two lengths: a proxy before us may see another request (RFC 9112, 6.1)."""
+        await self._send_error_response(400)
+        await self.send(Closed())
 
 
 def _hypercorn_config() -> HypercornConfig:

@@ -33,6 +33,8 @@ from edge.registry.protocol import (
 HINT_SECONDS: Final = 0.02
 """The shortest time between two refreshes."""
 GOODBYE_SECONDS: Final = 1.0
+LINGER_SECONDS: Final = 0.1
+"""How long a transceiver that leaves stays known, so that relays still take its goodbyes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ async def keep_transceiver(
     interval: float = 0.5,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Renew a transceiver's record until cancelled, then take it out.
+    """Renew a transceiver's record until cancelled, then take it out a moment later.
 
     Raises RegistryUnavailable when the first write fails; later failures are tolerated.
     """
@@ -191,9 +193,12 @@ async def keep_transceiver(
     async def put() -> None:
         await registry.put_transceiver(make_record())
 
-    await _keep(
-        put, partial(registry.remove_transceiver, make_record().slot), interval, task_status
-    )
+    async def remove() -> None:
+        # Its sessions, which may have been cancelled together with us, say goodbye meanwhile.
+        await trio.sleep(LINGER_SECONDS)
+        await registry.remove_transceiver(make_record().slot)
+
+    await _keep(put, remove, interval, task_status)
 
 
 async def keep_relay(

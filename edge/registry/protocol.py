@@ -47,6 +47,10 @@ class FlowRecord(msgspec.Struct, frozen=True, kw_only=True):
     client: Address
     slot: Slot
 
+    def __repr__(self) -> str:
+        """Like a Struct's, without the client."""
+        return f"FlowRecord(slot={self.slot})"
+
 
 class RegistryUnavailable(Exception):
     """The registry can not be reached right now; what is known stays in use."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from edge.address import Address
 from edge.routing import OWNER_QUIET
 from edge.transceiver.session import Session
 from edge.wire.spp import Path
@@ -38,19 +39,24 @@ class PathTable:
         """The session that claims somebody else's path."""
         return self._challengers.get(path) if self._challengers else None
 
-    def claim(self, path: Path, session: Session, *, now: float) -> None:
-        """Note that ``session`` had a valid check on ``path``."""
+    def claim(self, path: Path, session: Session, *, now: float) -> list[tuple[Path, Address]]:
+        """Note that ``session`` had a valid check on ``path``.
+
+        Returns the paths, each with its relay, that nobody has now because the session has
+        too many.
+        """
         owner = self._owners.setdefault(path, session)
         if owner is not session:
+            self._displace_challenger(path, session)
             if now - owner.peer.ice.heard_at(path) <= OWNER_QUIET:
-                self._challenge(path, session)
+                self._challengers[path] = session
             else:
-                self._challengers.pop(path, None)
                 del owner.relays[path]
                 self._owners[path] = session
-        if len(session.relays) > MAX_PATHS:
-            for old in [old for old in session.relays if not session.peer.ice.knows(old)]:
-                self.release(old, session)
+        if len(session.relays) <= MAX_PATHS:
+            return []
+        forgotten = [each for each in session.relays.items() if not session.peer.ice.knows(each[0])]
+        return [(old, relay) for old, relay in forgotten if self.release(old, session)]
 
     def release(self, path: Path, session: Session) -> bool:
         """Take a path from a session; True when nobody has it now."""
@@ -66,8 +72,7 @@ class PathTable:
         self._owners[path] = heir
         return False
 
-    def _challenge(self, path: Path, session: Session) -> None:
-        former = self._challengers.get(path)
+    def _displace_challenger(self, path: Path, session: Session) -> None:
+        former = self._challengers.pop(path, None)
         if former is not None and former is not session:
             del former.relays[path]
-        self._challengers[path] = session

@@ -49,8 +49,8 @@ class Playout:
         self._pacer = pacer
         self._send = send
         self._clock_rate = clock_rate
-        self._frames: deque[AudioFrame] = deque()
-        # Counted in samples, as floats would drift.
+        self._frames: deque[tuple[bytes, int]] = deque()
+        # Payloads with their samples: floats would drift.
         self._queue_limit = round(queue_seconds * clock_rate)
         self._queued = 0
         self._played = 0
@@ -76,10 +76,11 @@ class Playout:
         if self._closed:
             self.drops[Drop.NOT_READY] += 1
             return
-        self._frames.append(frame)
-        self._queued += self._samples(frame)
+        samples = round(frame.duration * self._clock_rate)
+        self._frames.append((frame.payload, samples))
+        self._queued += samples
         while self._queued > self._queue_limit and len(self._frames) > 1:
-            self._queued -= self._samples(self._frames.popleft())
+            self._queued -= self._frames.popleft()[1]
             self.drops[Drop.QUEUE_FULL] += 1
         if not self._scheduled:
             self._scheduled = self._starved = True
@@ -100,22 +101,18 @@ class Playout:
     def emit(self, now: float) -> float:
         """Send what is due; return when the next frame is, ``math.inf`` when the queue is empty."""
         while self._frames and self._next_due <= now + TICK / 2:
-            frame = self._frames.popleft()
-            samples = self._samples(frame)
+            payload, samples = self._frames.popleft()
             self._queued -= samples
             self._played += samples
             marker = self._starved and now - self._next_due > SPURT_GAP
             self._starved = False
             if marker:
                 self._start_spurt(now)
-            self._send(frame.payload, self._timestamp, marker, now)
+            self._send(payload, self._timestamp, marker, now)
             self._timestamp += samples
-            self._next_due += frame.duration
+            self._next_due += samples / self._clock_rate
         self._scheduled = bool(self._frames)
         return self._next_due if self._frames else inf
-
-    def _samples(self, frame: AudioFrame) -> int:
-        return round(frame.duration * self._clock_rate)
 
     def _start_spurt(self, now: float) -> None:
         self._timestamp = max(self._timestamp, self._media_time(now))
@@ -128,21 +125,23 @@ class Pacer:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._wheel: dict[int, list[Playout]] = {}
-        self._work = trio.Event()
+        self._next_tick = inf
+        self._earlier = trio.Event()
 
     def schedule(self, playout: Playout, due: float) -> None:
         """Call ``playout.emit`` at the first tick that is not before ``due`` or now."""
         tick = ceil(max(due, self._clock()) / TICK)
         self._wheel.setdefault(tick, []).append(playout)
-        self._work.set()
+        if tick < self._next_tick:
+            self._earlier.set()
 
     async def run(self) -> None:
         """Turn the wheel until cancelled; sleeps without ticks while nobody speaks."""
         while True:
-            if not self._wheel:
-                self._work = trio.Event()
-                await self._work.wait()
-            await trio.sleep_until(min(self._wheel) * TICK)
+            self._next_tick = min(self._wheel, default=inf)
+            self._earlier = trio.Event()
+            with trio.move_on_at(self._next_tick * TICK):
+                await self._earlier.wait()
             self.turn(self._clock())
 
     def turn(self, now: float) -> None:

@@ -36,7 +36,6 @@ from edge.webrtc.ice import IceCredentials, IceLite
 from edge.webrtc.media import Media
 from edge.webrtc.peer import Peer
 from edge.webrtc.streams import SendStream
-from edge.wire.demux import Kind, classify
 from edge.wire.sdp import Negotiated, decode_offer, encode_answer, negotiate
 from edge.wire.spp import Path, decode_path, split
 from edge.wire.stun import MessageClass, peek, peek_username
@@ -130,8 +129,7 @@ class Transceiver:
             nursery.start_soon(self._receive_datagrams)
             nursery.start_soon(self._pacer.run)
             task_status.started()
-            async for token, session in self._arrivals:
-                nursery.start_soon(self._serve, token, session)
+            await self._start_sessions(nursery)
 
     async def open_call(self, offer: bytes, *, session: bytes | None = None) -> OpenedCall:
         """Answer an SDP offer and open its session.
@@ -253,44 +251,63 @@ class Transceiver:
                 session_seconds=self._config.max_session_seconds,
                 playout_seconds=self._config.playout_queue_seconds,
             ),
+            sends=negotiated.sends,
         )
         return session, ssrc
 
+    async def _start_sessions(self, nursery: trio.Nursery) -> None:
+        try:
+            async for token, session in self._arrivals:
+                nursery.start_soon(self._serve, token, session)
+        finally:
+            # Nobody would serve a session opened from now on. Those that came just before run
+            # as well: they are cancelled at once, and say goodbye.
+            self.draining = True
+            while self._arrivals.statistics().current_buffer_used:
+                nursery.start_soon(self._serve, *self._arrivals.receive_nowait())
+
     async def _receive_datagrams(self) -> None:
         while True:
-            for datagram, source in await self._datagrams.receive_batch():
+            batch = await self._datagrams.receive_batch()
+            now = self._environment.clock()
+            for datagram, source in batch:
                 try:
-                    self._dispatch(datagram, source)
+                    self._dispatch(datagram, source, now)
                 except RemoteProtocolError as error:
                     self.drops[error.drop] += 1
                 except Exception:
                     self.drops[Drop.BUG] += 1
                     log.exception("bug in the datagram dispatch")
 
-    def _dispatch(self, datagram: bytes, relay: Address) -> None:
+    def _dispatch(self, datagram: bytes, relay: Address, now: float) -> None:
         if not self._directory.is_relay(relay):
             self._directory.hint_stale()
             raise RemoteProtocolError("not from a relay", Drop.UNKNOWN_RELAY)
         path, payload = split(datagram)
-        if classify(payload) is Kind.STUN and peek(payload)[0] is MessageClass.REQUEST:
-            self._dispatch_request(payload, path, relay)
+        if b"" < payload[:1] < b"\x04" and peek(payload)[0] is MessageClass.REQUEST:  # RFC 7983
+            self._dispatch_request(payload, path, relay, now)
             return
         session = self._paths.owner(path)
         if session is None:
             raise RemoteProtocolError("no check on this path yet", Drop.UNKNOWN_PATH)
-        session.receive(payload, path, relay)
+        session.receive(payload, path, relay, now=now)
         challenger = self._paths.challenger(path)
         if challenger is not None:
-            challenger.receive(payload, path, relay)
+            challenger.receive(payload, path, relay, now=now)
 
-    def _dispatch_request(self, payload: bytes, path: Path, relay: Address) -> None:
+    def _dispatch_request(self, payload: bytes, path: Path, relay: Address, now: float) -> None:
         token = peek_username(payload).partition(":")[0]
         session = self._by_token.get(token)
         if session is None:
             raise RemoteProtocolError("no session for this token", Drop.UNKNOWN_SESSION)
-        session.receive(payload, path, relay)
+        session.receive(payload, path, relay, now=now)
         if path in session.relays:
-            self._paths.claim(path, session, now=self._environment.clock())
+            for old, former in self._paths.claim(path, session, now=now):
+                self._give_back(old, former)
+
+    def _give_back(self, path: Path, relay: Address) -> None:
+        """A header with nothing behind it gives the flow back to the relay."""
+        self._datagrams.send_framed(path, b"", relay)
 
     async def _serve(self, token: str, session: Session) -> None:
         try:
@@ -304,8 +321,7 @@ class Transceiver:
         clients = {mask_address(decode_path(path)[0]) for path in session.relays}
         for path, relay in tuple(session.relays.items()):
             if self._paths.release(path, session):
-                # A header with nothing behind it gives the flow back to the relay.
-                self._datagrams.send_framed(path, b"", relay)
+                self._give_back(path, relay)
         self.drops.update(session.drops())
         reason = session.reason or EndReason.INTERNAL_ERROR
         self.ended[reason] += 1

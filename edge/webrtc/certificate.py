@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -33,7 +34,9 @@ _OPTIONS: Final = (
     | SSL.OP_NO_RENEGOTIATION
     | SSL.OP_NO_QUERY_MTU
     | SSL.OP_CIPHER_SERVER_PREFERENCE
+    | 1 << 19  # SSL_OP_NO_ENCRYPT_THEN_MAC: for CBC suites, of which we have none
 )
+_SIGNATURES: Final = b"ECDSA+SHA256:RSA-PSS+SHA256:RSA+SHA256:ECDSA+SHA384"
 _VALID_BEFORE: Final = timedelta(days=1)  # the peer's clock may be behind ours
 _VALID_FOR: Final = timedelta(days=30)
 
@@ -87,12 +90,25 @@ class DtlsCertificate:
         context.set_options(_OPTIONS)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_cipher_list(CIPHER_SUITES)
+        _shorten_hello(context)
         context.use_certificate(self._certificate)
         context.use_privatekey(self._key)
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
         names = ":".join(profile.openssl_name for profile in profiles)
         context.set_tlsext_use_srtp(names.encode("ascii"))
         return context
+
+
+def _shorten_hello(context: SSL.Context) -> None:
+    """Offer P-256 and four signature algorithms: a ClientHello of 125 bytes instead of 169.
+
+    Before its path is proven a client gets three times the bytes of its check: the answer and two
+    copies of this ClientHello fit, so that a lost one costs 100 ms and no further check. pyOpenSSL
+    has no public name for the second call.
+    """
+    context.set_tmp_ecdh(ec.SECP256R1())
+    if Binding.lib.SSL_CTX_set1_sigalgs_list(context._context, _SIGNATURES) != 1:
+        raise RuntimeError("OpenSSL does not know the signature algorithms")
 
 
 @dataclass(slots=True)

@@ -9,10 +9,12 @@ nominated, its priority is not higher (equal after a NAT rebinding), or it has g
 Aggressive nomination (every check nominated) so settles on the highest priority.
 
 Return-routability. A check can be replayed from a forged source, so an unproven path gets at most
-three times the bytes that came from it. DTLS proves the path it completes on; a path that appears
-later is proven by one check of our own, which only a reader of that address can answer. While the
-proven selected path is alive, an unproven path does not take its place. This triggered check is
-more than RFC 8445 asks of a lite agent (7.3).
+three times the bytes that came from it. DTLS proves the path that has carried all of our flights;
+another path is proven by one check of our own, which only a reader of that address can answer.
+While the proven selected path is alive, an unproven path does not take its place; and as clients
+are not always talking, only a long silence is its death. Until DTLS has completed there is no such
+path to defend: then a check that was seen on another path before is refused as its replay. This
+triggered check is more than RFC 8445 asks of a lite agent (7.3).
 
 Consent (RFC 7675, 5.1) is the client's wish to receive, renewed here by each of its valid checks
 and by each valid answer to ours; a lite agent sends no consent checks of its own. Media renews
@@ -37,7 +39,10 @@ from edge.wire.spp import Path, decode_path
 
 AMPLIFICATION_LIMIT: Final = 3
 """Bytes we may send for each byte received on an unproven path; DESIGN 6, after RFC 9000, 8.1."""
-SILENCE: Final = 1.0  # seconds without authenticated bytes until a path yields to any other
+SILENCE: Final = 1.0  # seconds without authenticated bytes until a path yields to a proven one
+LONG_SILENCE: Final = 15.0  # until a proven path yields to an unproven one; three consent intervals
+MAX_EARLY_CHECKS: Final = 64
+"""Checks remembered, by transaction id, until DTLS has completed; the oldest is forgotten."""
 PROBE_TIMES: Final = (0.0, 0.1, 0.2, 0.4)  # seconds from the start of our own check
 PROBE_LIFETIME: Final = 2.0  # seconds in which its answer is accepted and no other one starts
 PROBE_PRIORITY: Final = (110 << 24) + (65_535 << 8) + 255  # peer-reflexive; RFC 8445, 5.1.2.1
@@ -49,7 +54,7 @@ IceOutput = Transmit | PathSelected | Ended
 class IceCredentials:
     """One side's ``a=ice-ufrag`` and ``a=ice-pwd``."""
 
-    ufrag: str
+    ufrag: str = field(repr=False)
     password: str = field(repr=False)
 
 
@@ -105,6 +110,7 @@ class IceSnapshot(msgspec.Struct, frozen=True):
     ended: bool
     selected: Path | None
     paths: tuple[tuple[Path, PathState], ...]
+    early_checks: tuple[tuple[bytes, Path], ...]
 
     def __repr__(self) -> str:
         return f"IceSnapshot(paths={len(self.paths)}, established={self.established})"
@@ -142,6 +148,7 @@ class IceLite:
         self._established = False
         self._ended = False
         self._paths: dict[Path, PathState] = {}
+        self._early_checks: dict[bytes, Path] = {}
 
     def receive(self, datagram: bytes, path: Path, *, now: float) -> list[IceOutput]:
         """Take one STUN datagram; what is not valid is counted in ``drops`` and changes nothing."""
@@ -205,12 +212,21 @@ class IceLite:
         return False
 
     def prove(self, path: Path) -> None:
-        """Note that the client reads what we send to ``path``: DTLS has completed on it."""
+        """Note that the client reads what we send to ``path``."""
         state = self._paths.get(path)
         if state is not None:
             state.proven = True
-            self._established = True
             self._reschedule()
+
+    def establish(self, *, now: float) -> list[IceOutput]:
+        """Note that DTLS has completed; a selected path that it has not proven gets a check."""
+        self._established = True
+        self._early_checks.clear()
+        if self.selected is None:
+            return []
+        outputs = self._start_probe(self.selected, self._paths[self.selected], now)
+        self._reschedule()
+        return list(outputs)
 
     def snapshot(self, *, now: float) -> IceSnapshot:
         """Return all state, with times relative to ``now``; ``drops`` is not part of it."""
@@ -226,6 +242,7 @@ class IceLite:
             ended=self._ended,
             selected=self.selected,
             paths=tuple((path, state.shifted(-now)) for path, state in self._paths.items()),
+            early_checks=tuple(self._early_checks.items()),
         )
 
     @classmethod
@@ -247,6 +264,7 @@ class IceLite:
         agent._established = snapshot.established
         agent._ended = snapshot.ended
         agent._paths = {path: state.shifted(now) for path, state in snapshot.paths}
+        agent._early_checks = dict(snapshot.early_checks)
         agent.selected = snapshot.selected
         agent._reschedule()
         return agent
@@ -271,6 +289,8 @@ class IceLite:
         client, _ = decode_path(path)
         if refusal := self._refuse(request):
             return [Transmit(path, refusal)]
+        if not self._established:
+            self._refuse_replay(request.transaction_id, path)
 
         state = self._admit(path, now)
         state.heard = now
@@ -300,6 +320,12 @@ class IceLite:
             password=self._local.password,
             unknown=request.unknown_required,
         )
+
+    def _refuse_replay(self, transaction_id: bytes, path: Path) -> None:
+        if self._early_checks.setdefault(transaction_id, path) != path:
+            raise RemoteProtocolError("a check of another path", Drop.REPLAY)
+        if len(self._early_checks) > MAX_EARLY_CHECKS:
+            del self._early_checks[next(iter(self._early_checks))]
 
     def _receive_response(self, datagram: bytes, path: Path, now: float) -> list[IceOutput]:
         state = self._paths.get(path)
@@ -340,10 +366,11 @@ class IceLite:
         if not state.nominated:
             return False
         selected = self._paths[self.selected]
-        if now - selected.heard > SILENCE:
-            return True
+        silence = now - selected.heard
         if selected.proven and not state.proven:
-            return False
+            return silence > LONG_SILENCE
+        if silence > SILENCE:
+            return True
         return not selected.nominated or state.priority >= selected.priority
 
     def _start_probe(self, path: Path, state: PathState, now: float) -> list[Transmit]:

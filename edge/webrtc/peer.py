@@ -78,6 +78,9 @@ class Peer:
         self.ended = False
         self._dtls = dtls
         self._dtls_started = False
+        self._dtls_path: Path | None = None
+        self._dtls_paths = 0
+        """How often our DTLS datagrams took another path than the one before."""
         self._sender: SrtpSender | None = None
         self._receiver: SrtpReceiver | None = None
         self._drops: Counter[Drop] = Counter()
@@ -114,7 +117,7 @@ class Peer:
                 case Kind.RTCP:
                     return self._receive_rtcp(datagram, path, now)
                 case Kind.DTLS:
-                    return self._receive_dtls(datagram, path, now)
+                    return self._receive_dtls(datagram, now)
                 case Kind.UNKNOWN:
                     self._drops[Drop.UNKNOWN_KIND] += 1
                     return []
@@ -147,7 +150,7 @@ class Peer:
             return []
         outputs = self._follow_ice(self.ice.tick(now=now), now)
         if self._dtls is not None and now >= self._dtls.deadline:
-            outputs += self._follow_dtls(self._dtls.tick(now=now), None)
+            outputs += self._follow_dtls(self._dtls.tick(now=now), now)
         if self._sender is not None and now >= self.media.deadline:
             outputs += self._transmit(self._sender.protect_rtcp(self.media.report(now=now)))
         return outputs
@@ -160,7 +163,7 @@ class Peer:
         if self._sender is not None:
             outputs += self._transmit(self._sender.protect_rtcp(self.media.bye(now=now)))
         if self._dtls is not None and self._dtls_started:
-            outputs += self._follow_dtls(self._dtls.close(), None)
+            outputs += self._follow_dtls(self._dtls.close(), now)
         self.ended = True
         return outputs
 
@@ -232,10 +235,10 @@ class Peer:
         self.media.receive_rtcp(decode_rtcp(packet), now=now)
         return []
 
-    def _receive_dtls(self, datagram: bytes, path: Path, now: float) -> list[PeerOutput]:
+    def _receive_dtls(self, datagram: bytes, now: float) -> list[PeerOutput]:
         if self._dtls is None:
             raise RemoteProtocolError("no DTLS after a restore", Drop.NOT_READY)
-        return self._follow_dtls(self._dtls.receive(datagram, now=now), path)
+        return self._follow_dtls(self._dtls.receive(datagram, now=now), now)
 
     def _follow_ice(
         self, outputs: list[Transmit | PathSelected | Ended], now: float
@@ -247,7 +250,7 @@ class Peer:
                 case PathSelected():
                     if self._dtls is not None and not self._dtls_started:
                         self._dtls_started = True
-                        followed += self._follow_dtls(self._dtls.start(now=now), None)
+                        followed += self._follow_dtls(self._dtls.start(now=now), now)
                 case Ended():
                     self.ended = True
                 case Transmit():
@@ -256,17 +259,19 @@ class Peer:
                     assert_never(output)
         return followed
 
-    def _follow_dtls(self, outputs: list[DtlsOutput], path: Path | None) -> list[PeerOutput]:
+    def _follow_dtls(self, outputs: list[DtlsOutput], now: float) -> list[PeerOutput]:
         followed: list[PeerOutput] = []
         for output in outputs:
             match output:
                 case DtlsTransmit(data):
-                    followed += self._transmit(data)
+                    followed += self._transmit_dtls(data)
                 case DtlsEstablished(keys):
                     self._take_keys(keys)
-                    if path is not None:
-                        # Its Finished depends on what we sent there, so the path works both ways.
-                        self.ice.prove(path)
+                    if self._dtls_path is not None and self._dtls_paths == 1:
+                        # The peer's Finished depends on our flights, which were to be read there
+                        # and nowhere else. Where it comes from proves nothing.
+                        self.ice.prove(self._dtls_path)
+                    followed += self.ice.establish(now=now)
                     followed.append(Connected())
                 case DtlsData():
                     # Data channels are answered as rejected: nothing may speak here yet.
@@ -290,6 +295,12 @@ class Peer:
         if path is None or not self._allow(path, data):
             return []
         return [Transmit(path, data)]
+
+    def _transmit_dtls(self, data: bytes) -> list[PeerOutput]:
+        if self.ice.selected != self._dtls_path:
+            self._dtls_path = self.ice.selected
+            self._dtls_paths += 1
+        return self._transmit(data)
 
     def _allow(self, path: Path, data: bytes) -> bool:
         return self.ice.allow(path, len(data))

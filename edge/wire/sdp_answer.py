@@ -1,7 +1,10 @@
 """Decide what of an offer we serve, and write the ICE-lite answer to it.
 
 We serve exactly one audio section; every other section is answered as rejected, with port 0
-(RFC 3264, section 6) and outside of the BUNDLE group (RFC 9143, section 7.3.3). We are ICE-lite
+(RFC 3264, section 6) and outside of the BUNDLE group (RFC 9143, section 7.3.3). The one exception
+is the section that the offer tags as the carrier of the group's transport: where the audio comes
+later, it may have no transport of its own (bundlePolicy max-bundle), so the carrier is accepted
+too, and left idle. We are ICE-lite
 (RFC 8839, section 5.3) and choose the DTLS role that saves a round trip: active wherever the
 offer allows it (RFC 5763, section 5).
 """
@@ -34,6 +37,9 @@ _MID_URI: Final = "urn:ietf:params:rtp-hdrext:sdes:mid"
 _RTCP_TYPES: Final = range(64, 96)
 """Payload types that rtcp-mux can not tell from RTCP; RFC 5761, section 4."""
 
+_NOWHERE: Final = ("0.0.0.0", 0)
+_SCTP_PORT: Final = 5000
+"""Required of an accepted section (RFC 8841, section 5.1); nothing answers there."""
 _HOST_TYPE_PREFERENCE: Final = 126  # RFC 8445, section 5.1.2.2
 
 
@@ -41,11 +47,13 @@ _HOST_TYPE_PREFERENCE: Final = 126  # RFC 8445, section 5.1.2.2
 class Negotiated:
     """What both sides agree on; ``sends`` and ``receives`` are from our point of view.
 
-    ``section`` is the index of the audio section in ``offer.sections``; ``mid`` is empty when the
-    offer has none; ``mid_extension`` is the id of the MID header extension, or None.
+    ``section`` is the index of the audio section in ``offer.sections`` and ``carrier`` that of the
+    section with the transport, mostly the same; ``mid`` is empty when the offer has none;
+    ``mid_extension`` is the id of the MID header extension, or None.
     """
 
     section: int
+    carrier: int
     mid: str
     audio: Codec
     mid_extension: int | None
@@ -73,6 +81,7 @@ def negotiate(offer: Offer, *, codecs: Sequence[str] = DEFAULT_CODECS) -> Negoti
         raise RemoteProtocolError("the offer has no a=fingerprint of sha-256, sha-384 or sha-512")
     return Negotiated(
         section=index,
+        carrier=_choose_carrier(offer, index),
         mid=section.mid,
         audio=audio,
         mid_extension=_mid_extension(section),
@@ -108,12 +117,16 @@ def encode_answer(
     ]
     lines = _session_lines(negotiated, session_id)
     for index, section in enumerate(negotiated.offer.sections):
+        accepted = index in (negotiated.section, negotiated.carrier)
         if index == negotiated.section:
-            lines += _audio_lines(negotiated, section, candidates, ssrc, cname)
-            lines += [*transport, *_candidate_lines(candidates)]
+            lines += _audio_lines(negotiated, section, candidates[0], ssrc, cname)
         else:
-            # aiortc refuses a rejected section without ICE and DTLS attributes.
-            lines += [*_rejected_lines(section), *transport]
+            lines += _idle_lines(section, candidates[0] if accepted else _NOWHERE)
+        # In every section: aiortc refuses a rejected one without ICE and DTLS attributes, and
+        # Firefox 153 crashes when bundled audio that is not the tagged section has none.
+        lines += transport
+        if accepted:
+            lines += _candidate_lines(candidates)
     return "\r\n".join(lines) + "\r\n"
 
 
@@ -148,6 +161,20 @@ def _choose_codec(section: MediaSection, codecs: Sequence[str]) -> Codec | None:
             ):
                 return replace(codec, name=name)
     return None
+
+
+def _choose_carrier(offer: Offer, audio: int) -> int:
+    """The tagged section of our answer: the first of the group that can be (RFC 9143, 7.3.1).
+
+    That the offer could do without it is not to be seen: Chromium writes no a=bundle-only.
+    """
+    for mid in offer.bundle:
+        for index, section in enumerate(offer.sections):
+            if section.mid == mid and section.port:
+                return index
+    if not offer.sections[audio].port:
+        raise RemoteProtocolError("all sections of the offer's BUNDLE group are bundle-only")
+    return audio
 
 
 def _tagged_transport(offer: Offer, section: MediaSection) -> Transport:
@@ -195,24 +222,21 @@ def _session_lines(negotiated: Negotiated, session_id: int) -> list[str]:
         "a=msid-semantic: WMS *",
     ]
     if negotiated.mid in negotiated.offer.bundle:
-        lines.append(f"a=group:BUNDLE {negotiated.mid}")
+        carrier = negotiated.offer.sections[negotiated.carrier].mid
+        mids = dict.fromkeys((carrier, negotiated.mid))
+        lines.append(f"a=group:BUNDLE {' '.join(mids)}")
     return lines
 
 
 def _audio_lines(
     negotiated: Negotiated,
     section: MediaSection,
-    candidates: Sequence[Address],
+    address: Address,
     ssrc: int,
     cname: str,
 ) -> list[str]:
     audio = negotiated.audio
-    host, port = candidates[0]
-    lines = [
-        f"m=audio {port} {section.protocol} {audio.payload_type}",
-        f"c=IN {'IP6' if ':' in host else 'IP4'} {host}",
-        _rtpmap_line(audio),
-    ]
+    lines = [*_head_lines(section, address, str(audio.payload_type)), _rtpmap_line(audio)]
     if audio.name in _ANSWER_FMTP:
         lines.append(f"a=fmtp:{audio.payload_type} {_ANSWER_FMTP[audio.name]}")
     lines += [f"a=ptime:{_FRAME_MILLISECONDS}", f"a=maxptime:{_FRAME_MILLISECONDS}"]
@@ -232,16 +256,27 @@ def _audio_lines(
     return lines
 
 
-def _rejected_lines(section: MediaSection) -> list[str]:
-    lines = [f"m={section.kind} 0 {section.protocol} {section.formats[0]}", "c=IN IP4 0.0.0.0"]
+def _idle_lines(section: MediaSection, address: Address) -> list[str]:
+    """A section that is rejected (at ``_NOWHERE``), or only carries the transport of others."""
+    lines = _head_lines(section, address, section.formats[0])
     # aiortc also wants to know a format of a section that is not used.
     first = (codec for codec in section.codecs if str(codec.payload_type) == section.formats[0])
     lines += map(_rtpmap_line, first)
+    if section.protocol.endswith("DTLS/SCTP") and address != _NOWHERE:
+        lines.append(f"a=sctp-port:{_SCTP_PORT}")
     if section.mid:
         lines.append(f"a=mid:{section.mid}")
     if section.rtcp_mux:
         lines.append("a=rtcp-mux")
     return [*lines, "a=inactive"]
+
+
+def _head_lines(section: MediaSection, address: Address, payload_format: str) -> list[str]:
+    host, port = address
+    return [
+        f"m={section.kind} {port} {section.protocol} {payload_format}",
+        f"c=IN {'IP6' if ':' in host else 'IP4'} {host}",
+    ]
 
 
 def _candidate_lines(candidates: Sequence[Address]) -> list[str]:

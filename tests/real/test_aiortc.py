@@ -1,12 +1,25 @@
 """aiortc as an independent peer, in a process of its own, through a whole edge."""
 
 import sys
+from importlib.metadata import version
 
 import msgspec
 import trio
 
 from tests.support.edges import SERVE, wait_sessions
+from tests.support.interop import Row, opposite, record
 from tests.support.processes import child, edge
+
+VARIANTS = {
+    "sendrecv": (),
+    "audio, video, data channel": ("--parts", "audio,video,channel"),
+    "video, audio, max-bundle": ("--parts", "video,audio", "--bundle", "max-bundle"),
+    "PCMU only": ("--codec", "pcmu"),
+    "PCMA only": ("--codec", "pcma"),
+    "a=setup:passive": ("--setup", "passive"),
+    "a=setup:active": ("--setup", "active"),
+}
+"""What is offered, and the client's arguments for it."""
 
 
 class Report(msgspec.Struct):
@@ -15,10 +28,13 @@ class Report(msgspec.Struct):
     audio_energy: float
     setup_ms: float | None
     first_audio_ms: float | None
+    srtp: str
+    role: str
+    state: str
 
 
-async def call(http: str, seconds: float) -> tuple[int, Report]:
-    command = [sys.executable, "-m", "tests.support.aiortc_client"]
+async def call(http: str, seconds: float, *arguments: str) -> tuple[int, Report]:
+    command = [sys.executable, "-m", "tests.support.aiortc_client", *arguments]
     async with child([*command, "--url", http, "--seconds", str(seconds)]) as client:
         code = await client.wait(seconds=30.0)
         with trio.fail_after(5.0):
@@ -51,3 +67,32 @@ async def test_two_aiortc_calls_at_once_do_not_mix() -> None:
             nursery.start_soon(one)
         assert [code for code, _ in reports] == [0, 0]
         assert all(60 <= report.packets_received <= 110 for _, report in reports)
+
+
+async def test_every_offer_of_aiortc_is_served() -> None:
+    failures = []
+    async with edge(*SERVE) as server:
+        for what, arguments in VARIANTS.items():
+            code, report = await call(server.http, 0.8, *arguments)
+            role = "client" if what == "a=setup:active" else "server"
+            heard = code == 0 and report.packets_received >= 20  # of 40
+            if not heard or report.role != role:
+                failures.append((what, code, report))
+            note(what, report, heard)
+        await wait_sessions(server.http, 0)
+    assert not failures
+
+
+def note(what: str, report: Report, heard: bool) -> None:
+    state = "" if report.state == "connected" else f", connectionState {report.state}"
+    record(
+        Row(
+            client="aiortc",
+            version=version("aiortc"),
+            what=what,
+            result=f"ok{state}" if heard else "failed",
+            srtp=report.srtp,
+            role=opposite(report.role),
+            setup_ms=None if report.setup_ms is None else round(report.setup_ms, 1),
+        )
+    )

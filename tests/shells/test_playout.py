@@ -58,16 +58,16 @@ async def test_a_burst_is_paced_at_the_frames_own_duration(
     assert rig.playout.played == pytest.approx(1.0)
 
 
-async def test_no_drift_over_ten_minutes(
+async def test_no_drift_over_four_minutes(
     autojump_clock: trio.testing.MockClock, rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(rig.pacer.run)
     start = trio.current_time()
-    for _ in range(600):
+    for _ in range(240):
         for _ in range(50):
             rig.playout.play(FRAME)
         await trio.sleep(1.0)
-    assert len(rig.sent) >= 600 * 50 - 1
+    assert len(rig.sent) >= 240 * 50 - 1
     last = rig.sent[-1]
     behind = (last.now - start) - last.timestamp / 48_000 + 1.0
     assert abs(behind) <= 0.01

@@ -17,8 +17,9 @@ from edge.errors import ConfigError, RemoteProtocolError
 from edge.http.form import decode_form
 from edge.http.gate import check_exposure
 from edge.http.pages import page_routes
+from edge.limits import TokenBucket
 from edge.signaling import create_operations_app
-from edge.transceiver.admission import Overloaded, TokenBucket
+from edge.transceiver.admission import Overloaded
 from tests.support.http import FakeService, make_app
 
 OPEN = HttpConfig()

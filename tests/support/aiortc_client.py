@@ -21,9 +21,13 @@ import aioice.ice
 import av
 from aiortc import (
     MediaStreamTrack,
+    RTCBundlePolicy,
     RTCConfiguration,
+    RTCDtlsTransport,
     RTCPeerConnection,
     RTCRtpReceiver,
+    RTCRtpSender,
+    RTCRtpTransceiver,
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError
@@ -31,6 +35,7 @@ from aiortc.mediastreams import MediaStreamError
 RATE = 48_000
 FRAME = RATE // 50
 TONE_HERTZ = 440
+CONNECT_SECONDS = 15.0
 
 
 @dataclass(slots=True)
@@ -42,6 +47,9 @@ class Report:
     audio_energy: float = 0.0
     setup_ms: float | None = None
     first_audio_ms: float | None = None
+    srtp: str = ""
+    role: str = ""
+    state: str = ""
 
 
 class Tone(MediaStreamTrack):
@@ -98,12 +106,46 @@ def post(url: str, sdp: str) -> str:
         return answer.decode()
 
 
-async def call(url: str, seconds: float, report: Report) -> None:
+def add_parts(peer: RTCPeerConnection, parts: list[str], codec: str) -> RTCRtpTransceiver:
+    """Add what the offer shall hold; gives the audio."""
+    audio = None
+    for part in parts:
+        if part == "audio":
+            audio = peer.addTransceiver(Tone(), direction="sendrecv")
+            known = RTCRtpSender.getCapabilities("audio").codecs
+            audio.setCodecPreferences(
+                [each for each in known if codec and each.mimeType.lower() == f"audio/{codec}"]
+            )
+        elif part == "video":
+            peer.addTransceiver("video")
+        else:
+            peer.createDataChannel("oai-events")
+    assert audio is not None
+    return audio
+
+
+async def secured(receiver: RTCRtpReceiver) -> None:
+    """Wait until the audio's own transport is up.
+
+    The connection's state is not what to wait for: transports of rejected sections hold it back.
+    """
+    while receiver.transport.state != "connected":
+        await asyncio.sleep(0.002)
+
+
+def note_security(transport: RTCDtlsTransport, report: Report) -> None:
+    """Note what DTLS agreed on, which aiortc's own getStats() does not tell."""
+    assert transport._ssl is not None
+    report.role = transport._role
+    report.srtp = transport._ssl.get_selected_srtp_profile().decode()
+
+
+async def call(arguments: argparse.Namespace, report: Report) -> None:
     """One call of the given length."""
-    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    bundle = RTCBundlePolicy(arguments.bundle)
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=bundle))
     tasks: list[asyncio.Task[None]] = []
-    connected = asyncio.Event()
-    transceiver = peer.addTransceiver(Tone(), direction="sendrecv")
+    transceiver = add_parts(peer, arguments.parts.split(","), arguments.codec)
     await peer.setLocalDescription(await peer.createOffer())
     start = time.monotonic()
 
@@ -111,18 +153,16 @@ async def call(url: str, seconds: float, report: Report) -> None:
     def on_track(track: MediaStreamTrack) -> None:
         tasks.append(asyncio.create_task(measure(track, report, start)))
 
-    @peer.on("connectionstatechange")
-    def on_state() -> None:
-        if peer.connectionState == "connected":
-            report.connected = True
-            report.setup_ms = (time.monotonic() - start) * 1000
-            connected.set()
-
-    answer = await asyncio.to_thread(post, url, peer.localDescription.sdp)
+    sdp = peer.localDescription.sdp.replace("setup:actpass", f"setup:{arguments.setup}")
+    answer = await asyncio.to_thread(post, arguments.url, sdp)
     await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
     try:
-        await asyncio.wait_for(connected.wait(), 15)
-        await asyncio.sleep(seconds)
+        await asyncio.wait_for(secured(transceiver.receiver), CONNECT_SECONDS)
+        report.connected = True
+        report.setup_ms = (time.monotonic() - start) * 1000
+        note_security(transceiver.receiver.transport, report)
+        await asyncio.sleep(arguments.seconds)
+        report.state = peer.connectionState
         report.packets_received = await packets_received(transceiver.receiver)
     except TimeoutError:
         pass
@@ -143,12 +183,16 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", required=True)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--parts", default="audio", help="of audio, video and channel, in order")
+    parser.add_argument("--codec", default="", help="the only audio codec: opus, pcmu, pcma")
+    parser.add_argument("--setup", default="actpass", help="the role that the offer names")
+    parser.add_argument("--bundle", default="balanced")
     parser.add_argument("--address", default="127.0.0.1", help="the one host candidate")
     arguments = parser.parse_args()
     # aioice skips loopback addresses, and would name every other interface of the machine.
     aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: [arguments.address]
     report = Report()
-    asyncio.run(call(arguments.url, arguments.seconds, report))
+    asyncio.run(call(arguments, report))
     print(json.dumps(asdict(report)))
     return 0 if report.connected and report.audio_energy > 0 else 1
 

@@ -91,10 +91,11 @@ class _Navigated(msgspec.Struct, rename="camel"):
 class ChromiumPage(Page):
     """A tab behind a DevTools session."""
 
-    def __init__(self, connection: Connection, session: str) -> None:
+    def __init__(self, connection: Connection, session: str, target: str) -> None:
         super().__init__()
         self._connection = connection
         self._session = session
+        self._target = target
         self._loaded = trio.Event()
 
     async def open(self) -> None:
@@ -104,6 +105,10 @@ class ChromiumPage(Page):
         self._connection.on("Runtime.exceptionThrown", self._on_exception)
         await self._command("Page.enable", object)
         await self._command("Runtime.enable", object)
+
+    async def close(self) -> None:
+        """Close the tab, as a person would."""
+        await self._connection.command("Target.closeTarget", object, targetId=self._target)
 
     async def goto(self, url: str) -> None:
         self._loaded = trio.Event()
@@ -171,7 +176,7 @@ class Chromium:
         session = await self._connection.command(
             "Target.attachToTarget", _Session, targetId=target.target_id, flatten=True
         )
-        page = ChromiumPage(self._connection, session.session_id)
+        page = ChromiumPage(self._connection, session.session_id, target.target_id)
         await page.open()
         return page
 

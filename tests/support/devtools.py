@@ -30,7 +30,7 @@ class _Message(msgspec.Struct):
     method: str = ""
     params: msgspec.Raw = _NOTHING
     result: msgspec.Raw = _NOTHING
-    error: msgspec.Raw | None = None
+    error: object = None  # an object or a string
     message: str = ""
 
 
@@ -81,7 +81,7 @@ class Connection:
             raise DevtoolsError(f"{method}: the browser has gone")
         reply = replies[0]
         if reply.error is not None:
-            raise DevtoolsError(f"{method}: {bytes(reply.error).decode()} {reply.message}")
+            raise DevtoolsError(f"{method}: {reply.error} {reply.message}")
         return msgspec.json.decode(reply.result, type=kind)
 
     def _receive(self, message: _Message) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,8 @@ CERTIFICATES = DtlsCertificate.generate(), DtlsCertificate.generate()
 UNIX_OFFSET = 1_800_000_000.0
 HOST = "127.0.0.1"  # good on both networks
 
+Task = Callable[..., Awaitable[None]]
+
 
 def _unix() -> float:
     return trio.current_time() + UNIX_OFFSET
@@ -46,13 +48,22 @@ class VirtualEdge:
     relay: Relay
     public: Address
     transceivers: Sequence[Transceiver]
+    relay_scope: trio.CancelScope
+    """Ends the relay: its tasks, its sockets and its record."""
+    transceiver_scopes: Sequence[trio.CancelScope]
+    """The same for each transceiver."""
 
     @asynccontextmanager
     async def call(
-        self, transceiver: int = 0, *, port: int = 0, audio: bool = True
+        self,
+        transceiver: int = 0,
+        *,
+        port: int = 0,
+        audio: bool = True,
+        direction: str = "sendrecv",
     ) -> AsyncIterator[Phone]:
         """Open a call to one of the transceivers and keep it running."""
-        phone = Phone(self.network.socket((HOST, port)), audio=audio)
+        phone = Phone(self.network.socket((HOST, port)), audio=audio, direction=direction)
         try:
             async with trio.open_nursery() as nursery:
                 await phone.dial(self.transceivers[transceiver])
@@ -66,15 +77,19 @@ class VirtualEdge:
 class Phone:
     """A caller with a socket."""
 
-    def __init__(self, socket: Datagrams, *, audio: bool = True) -> None:
+    def __init__(
+        self, socket: Datagrams, *, audio: bool = True, direction: str = "sendrecv"
+    ) -> None:
         self.socket = socket
         self.caller = Caller(CERTIFICATES[0], now=trio.current_time())
         self.call: OpenedCall | None = None
         self._audio = audio
+        self._direction = direction
 
     async def dial(self, transceiver: Transceiver) -> None:
         """Offer, take the answer, and send the first check."""
-        self.call = await transceiver.open_call(self.caller.offer.encode())
+        offer = self.caller.offer.encode().replace(b"sendrecv", self._direction.encode())
+        self.call = await transceiver.open_call(offer)
         answer = self.call.answer.encode()
         self._send(self.caller.take_answer(answer, now=trio.current_time()))
 
@@ -123,13 +138,15 @@ async def open_edge(
     transceivers: int = 1,
     backend: Backend | None = None,
     config: TransceiverConfig | None = None,
+    provisional_seconds: float = 5.0,
 ) -> AsyncIterator[VirtualEdge]:
     """Run a relay and some transceivers; all is closed at the end."""
     registry = MemoryRegistry(clock=trio.current_time)
     directory = Directory(registry)
     sealer = TokenSealer(TokenKey.derive(SECRET))
+    slots = [await registry.claim_slot() for _ in range(transceivers)]
     public, internal = network.socket((HOST, 0)), network.socket((HOST, 0))
-    sockets = [network.socket((HOST, 0)) for _ in range(transceivers)]
+    sockets = [network.socket((HOST, 0)) for _ in slots]
     relay = Relay(
         public,
         internal,
@@ -137,7 +154,7 @@ async def open_edge(
             public.address,
             max_flows=1_000,
             max_provisional=64,
-            provisional_seconds=5.0,
+            provisional_seconds=provisional_seconds,
             idle_seconds=60.0,
         ),
         sealer=sealer,
@@ -149,7 +166,7 @@ async def open_edge(
     services = [
         Transceiver(
             socket,
-            slot=await registry.claim_slot(),
+            slot=slot,
             cluster=0,
             sealer=sealer,
             directory=directory,
@@ -158,30 +175,47 @@ async def open_edge(
             config=config or TransceiverConfig(),
             environment=Environment(clock=trio.current_time, unix=_unix, entropy=os.urandom),
         )
-        for socket in sockets
+        for slot, socket in zip(slots, sockets, strict=True)
     ]
     relay_record = RelayRecord(
         name="relay", cluster=0, public=public.address, internal=internal.address
     )
+    keep = partial(keep_relay, registry, lambda: relay_record)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(directory.run)
-            await nursery.start(relay.run)
-            await nursery.start(partial(keep_relay, registry, lambda: relay_record))
-            for service, socket in zip(services, sockets, strict=True):
-                record = TransceiverRecord(
-                    slot=service.slot, cluster=0, address=socket.address, http_url=""
+            relay_scope = await nursery.start(_serve_part, (public, internal), relay.run, keep)
+            scopes = [
+                await nursery.start(
+                    _serve_part, (socket,), service.run, _keep(registry, service, socket)
                 )
-                await nursery.start(service.run)
-                await nursery.start(partial(_keep, registry, record))
-            yield VirtualEdge(network, registry, relay, public.address, services)
+                for service, socket in zip(services, sockets, strict=True)
+            ]
+            yield VirtualEdge(
+                network, registry, relay, public.address, services, relay_scope, scopes
+            )
             nursery.cancel_scope.cancel()
     finally:
         for each in (public, internal, *sockets):
             each.close()
 
 
-async def _keep(
-    registry: MemoryRegistry, record: TransceiverRecord, *, task_status: trio.TaskStatus[None]
+async def _serve_part(
+    sockets: Sequence[Datagrams],
+    *tasks: Task,
+    task_status: trio.TaskStatus[trio.CancelScope],
 ) -> None:
-    await keep_transceiver(registry, lambda: record, task_status=task_status)
+    """Run the tasks of a relay or a transceiver; its sockets are closed when they end."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for task in tasks:
+                await nursery.start(task)
+            task_status.started(nursery.cancel_scope)
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _keep(registry: MemoryRegistry, service: Transceiver, socket: Datagrams) -> Task:
+    record = TransceiverRecord(slot=service.slot, cluster=0, address=socket.address, http_url="")
+    return partial(keep_transceiver, registry, lambda: record)

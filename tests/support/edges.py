@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from edge.client.http import request
+from edge.errors import EndReason
 from tests.support.processes import FLEET_SECRET, Edge, edge
 
 FLEET_ENV: Final = {"EDGE_REGISTRY_SECRET": FLEET_SECRET}
@@ -34,9 +35,18 @@ async def wait_ready(http: str, *, seconds: float = 10.0) -> None:
 
 async def sessions(http: str) -> int:
     """How many sessions a transceiver says it has."""
+    return await _metric(http, r"edge_sessions(?:\{[^}]*\})?")
+
+
+async def ended(http: str, reason: EndReason) -> int:
+    """How many sessions of a transceiver have ended for this reason."""
+    return await _metric(http, rf'edge_sessions_ended_total\{{reason="{reason}"\}}')
+
+
+async def _metric(http: str, pattern: str) -> int:
     text = (await request("GET", f"{http}/metrics")).body.decode()
-    match = re.search(r"^edge_sessions(?:\{[^}]*\})? ([0-9.e+]+)$", text, re.M)
-    assert match is not None, "no metric edge_sessions"
+    match = re.search(rf"^{pattern} ([0-9.e+]+)$", text, re.M)
+    assert match is not None, f"no metric {pattern}"
     return int(float(match[1]))
 
 

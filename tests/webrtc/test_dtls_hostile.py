@@ -150,7 +150,7 @@ def fragmented(hello: bytes, cut: int) -> list[bytes]:
 def test_a_client_hello_in_two_datagrams(order: int) -> None:
     pair = Pair()
     (hello,) = pair.start()
-    first, second = fragmented(hello, 100)[::order]
+    first, second = fragmented(hello, 60)[::order]
     assert pair.server.receive(first, now=0.0) == []
     assert pair.server.receive(first, now=0.2) == []  # repeated, but not answered yet
     pair.transfer(0, [second], now=0.2)

@@ -187,6 +187,23 @@ def test_an_unproven_path_gets_three_times_its_bytes_at_most() -> None:
     assert not call.peer.connected
 
 
+def test_a_lost_client_hello_costs_a_tenth_of_a_second() -> None:
+    call = make_call(answered=False)
+    hellos = 0
+
+    def lose_the_first(datagram: bytes) -> bool:
+        nonlocal hellos
+        hellos += classify(datagram) is Kind.DTLS
+        return classify(datagram) is not Kind.DTLS or hellos > 1
+
+    call.to_caller = lose_the_first
+    call.start()
+    assert not call.caller.secured
+    call.run(0.11)
+    assert call.caller.secured
+    assert hellos > 1
+
+
 @pytest.mark.parametrize("at", [0.0, 0.1, 1.2, 6.0])
 def test_a_restored_peer_goes_on_at_any_step(at: float) -> None:
     call = make_call()

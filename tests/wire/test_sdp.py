@@ -271,7 +271,41 @@ def test_bundle_only_and_inherited_transport() -> None:
     assert negotiated.remote_ice.ufrag == "abcd"
     assert len(negotiated.fingerprints) == 1
     assert negotiated.audio.name == "PCMU"
-    assert "a=group:BUNDLE a\r\n" in answer_to(negotiated)
+    assert "a=group:BUNDLE v a\r\n" in answer_to(negotiated)
+    assert "bundle-only" in refused(text.replace("m=video 9", "m=video 0"))
+
+
+@pytest.mark.parametrize(
+    ("first", "idle"),
+    [
+        (
+            "m=video 9 UDP/TLS/RTP/SAVPF 96 97\na=rtpmap:96 VP8/90000\na=rtcp-mux\n",
+            ["m=video 3478 UDP/TLS/RTP/SAVPF 96", "a=rtpmap:96 VP8/90000", "a=mid:first"],
+        ),
+        (
+            "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\na=sctp-port:5000\n",
+            ["m=application 3478 UDP/DTLS/SCTP webrtc-datachannel", "a=sctp-port:5000"],
+        ),
+    ],
+)
+def test_a_section_before_the_audio_carries_the_bundle(first: str, idle: list[str]) -> None:
+    """Chromium with max-bundle refuses an answer that rejects it."""
+    head, _, audio = MINIMAL.partition("m=audio")
+    transport = "".join(
+        line for line in audio.splitlines(True) if line.startswith(("a=ice", "a=finger", "a=setup"))
+    )
+    text = f"{head}a=group:BUNDLE first a x\n{first}a=mid:first\n{transport}m=audio{audio}"
+    answer = answer_to(accept(text + "m=video 9 UDP/TLS/RTP/SAVPF 96\na=mid:x\n"))
+    assert "a=group:BUNDLE first a\r\n" in answer
+    _, carrier, served, rejected = answer.split("m=")
+    assert set(idle) <= set(f"m={carrier}".split("\r\n"))
+    assert "a=inactive\r\n" in carrier
+    assert "a=sendrecv\r\n" in served
+    assert served.startswith("audio 3478 ")
+    assert rejected.startswith("video 0 ")
+    for attribute in ("a=ice-ufrag", "a=ice-pwd", "a=fingerprint", "a=setup", "a=candidate"):
+        assert attribute in carrier
+        assert attribute in served  # Firefox crashes without
 
 
 def test_media_level_overrides_session_level() -> None:
@@ -363,9 +397,13 @@ def test_limits() -> None:
     section = "m=video 9 UDP/TLS/RTP/SAVPF 96\n"
     accept(MINIMAL + section * 15)
     assert "16 media" in refused(MINIMAL + section * 16)
-    padding = "a=x\n" * ((65_536 - len(MINIMAL)) // 4)
+    long_line = "a=" + "x" * 61 + "\n"
+    padding = long_line * ((65_536 - len(MINIMAL)) // 64)
     accept(MINIMAL + padding)
-    assert "65536 bytes" in refused(MINIMAL + padding + "a=x\n" * 4)
+    assert "65536 bytes" in refused(MINIMAL + padding + long_line * 2)
+    short_lines = "a=x\n" * (2_047 - MINIMAL.count("\n"))
+    accept(MINIMAL + short_lines)
+    assert "2048 lines" in refused(MINIMAL + short_lines + "a=x\n")
     with pytest.raises(RemoteProtocolError, match="UTF-8"):
         decode_offer(MINIMAL.encode() + b"a=\xff\n")
 
@@ -418,7 +456,8 @@ def check_total(body: bytes) -> bool:
     assert len(answer.splitlines()) == answer.count("\r\n") <= 40 + 16 * 10
     media = re.findall(r"(?m)^m=(\S+) (\d+) ", answer)
     assert [kind for kind, _ in media] == [section.kind for section in offer.sections]
-    assert [index for index, (_, port) in enumerate(media) if port != "0"] == [negotiated.section]
+    accepted = {index for index, (_, port) in enumerate(media) if port != "0"}
+    assert accepted == {negotiated.section, negotiated.carrier}
     return True
 
 
