@@ -52,7 +52,9 @@ class HttpConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
     tls: str = "off"
     """``off``, ``self-signed``, or ``files`` (with ``certificate_file`` and ``key_file``)."""
     certificate_file: str = ""
+    """Certificate chain, PEM; for ``files``."""
     key_file: str = ""
+    """The certificate's private key, PEM; for ``files``."""
     api_keys: tuple[str, ...] = ()
     """Bearer tokens that may open sessions. Empty: open, and then only on a loopback bind."""
     allow_anonymous: bool = False
@@ -60,8 +62,11 @@ class HttpConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cors_origins: tuple[str, ...] = ()
     """Exact origins whose pages may call; empty: same origin only."""
     max_body_bytes: int = 65_536
+    """Longest body of a request; over it 413."""
     max_connections: int = 1_000
+    """HTTP connections of one process; more are closed at once."""
     request_timeout_seconds: float = 10.0
+    """For a whole request with its response, and for the next one to begin."""
     offers_per_second: float = 200.0
     """Rate limit for offers of one process; over it 429."""
 
@@ -76,9 +81,13 @@ class RelayConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     internal_bind: str = "127.0.0.1:0"
     """HOST:PORT that transceivers speak to."""
     max_flows: int = 100_000
+    """Confirmed flows of one relay; over it further clients do not get through."""
     max_provisional_flows: int = 4_096
+    """Sources that no transceiver has confirmed yet; over it the oldest gives way."""
     provisional_seconds: float = 5.0
+    """How long a source stays without being confirmed."""
     flow_idle_seconds: float = 60.0
+    """How long a confirmed flow stays without a packet of its client."""
     lookups_per_second: float = 2_000.0
     """Registry look-ups for unknown sources."""
 
@@ -91,10 +100,15 @@ class TransceiverConfig(Section, frozen=True, kw_only=True, forbid_unknown_field
     http_url: str = ""
     """Where other parts of the fleet reach this one's signaling; empty: the bound address."""
     max_sessions: int = 2_000
+    """Sessions of one transceiver; over it 503."""
     setup_timeout_seconds: float = 15.0
+    """From the offer to ICE and DTLS done."""
     consent_timeout_seconds: float = 30.0
+    """Without a valid STUN check (RFC 7675) a session ends."""
     max_session_seconds: float = 6 * 3600.0
+    """Longest session."""
     drain_seconds: float = 5.0
+    """For the sessions to say goodbye when the process stops."""
     playout_queue_seconds: float = 30.0
     """Audio a backend may queue ahead of real time; the oldest is dropped beyond it."""
 
@@ -109,25 +123,31 @@ class RegistryConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     secret: str = ""
     """Fleet secret, at least 32 characters; seals tokens and registry records."""
     previous_secret: str = ""
-    """The secret before a rotation; still accepted, never used to seal."""
+    """During a rotation the other secret: accepted, never used to seal."""
     lease_seconds: float = 3.0
+    """A process that is not heard for so long is taken for dead."""
     heartbeat_seconds: float = 0.5
+    """How often a process renews its lease."""
 
 
 class BackendConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The model side."""
 
     kind: str = "echo"
+    """The model side: ``echo``."""
     echo_delay_seconds: float = 0.0
+    """How much later the echo comes back."""
 
 
 class LogConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Logging, always to stderr."""
 
     level: str = "info"
+    """``debug``, ``info``, ``warning`` or ``error``."""
     format: str = "json"
     """``json`` or ``console``."""
     lines_per_second: float = 200.0
+    """Lines over it are dropped, and counted on the next one."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

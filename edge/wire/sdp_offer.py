@@ -170,6 +170,9 @@ class _Block:
         return self.all(name)[0] if self.has(name) else ""
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f]")
+
+
 def _lines(body: bytes) -> list[tuple[str, str]]:
     if len(body) > MAX_BYTES:
         raise RemoteProtocolError(f"the offer is longer than {MAX_BYTES} bytes")
@@ -186,7 +189,7 @@ def _lines(body: bytes) -> list[tuple[str, str]]:
         line = raw.removesuffix("\r")
         if not line:
             continue
-        if line[1:2] != "=" or any(char < " " and char != "\t" for char in line):
+        if line[1:2] != "=" or _CONTROL.search(line):
             raise RemoteProtocolError(f"line {number} of the offer is not of the form type=value")
         lines.append((line[0], line[2:]))
     if not lines or lines[0] != ("v", "0"):

@@ -13,8 +13,8 @@ from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 from edge.address import Address
 from edge.datagram import BATCH, RECEIVE_BYTES, DatagramSocket, bind_udp
 from edge.errors import Drop
-from tests.shells.test_relay import relay_carries_a_call
 from tests.support.net import Link, Network, open_loopback, open_network, receive, silence
+from tests.support.relay_rig import relay_carries_a_call
 
 LOOPBACK = ("127.0.0.1", 0)
 

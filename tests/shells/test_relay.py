@@ -2,223 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from edge.address import Address
-from edge.datagram import Datagrams
 from edge.errors import Drop
-from edge.lookup import ABSENT_SECONDS, MAX_DATAGRAMS
-from edge.registry.memory import MemoryRegistry
-from edge.registry.protocol import FlowRecord, RegistryUnavailable, Slot, TransceiverRecord
-from edge.relay import HOUSEKEEPING_SECONDS, Relay
-from edge.routing import OWNER_QUIET, FlowTable
+from edge.registry.protocol import FlowRecord, Slot
+from edge.relay import HOUSEKEEPING_SECONDS
+from edge.routing import OWNER_QUIET
 from edge.token import TokenKey, TokenSealer
 from edge.wire import stun
 from edge.wire.spp import encode_path, split
-from tests.support.net import Link, Network, VirtualNetwork, open_network, receive, silence
+from tests.support.net import Link, VirtualNetwork, open_network, receive, silence
+from tests.support.relay_rig import (
+    CLUSTER,
+    DTLS,
+    IDLE,
+    RTP,
+    UNIX,
+    Rig,
+    open_rig,
+    record,
+    relay_carries_a_call,
+    token,
+)
 
-SECRET = "a fleet secret of 32 characters, or more"
-CLUSTER = 7
-UNIX = 1_800_000_000
-IDLE = 60.0
-SEALER = TokenSealer(TokenKey.derive(SECRET))
-DTLS = b"\x16\xfe\xfd a handshake record"
-RTP = b"\x80\x6f\x00\x01 a media packet"
-
-
-class FakeDirectory:
-    """Who is alive, as the test says."""
-
-    def __init__(self) -> None:
-        self.records: dict[Slot, TransceiverRecord] = {}
-        self.hints = 0
-        self.broken = False
-
-    def add(self, slot: int, address: Address) -> None:
-        self.records[Slot(slot)] = TransceiverRecord(
-            slot=Slot(slot), cluster=CLUSTER, address=address, http_url=""
-        )
-
-    def transceiver(self, slot: Slot) -> TransceiverRecord | None:
-        return self.records.get(slot)
-
-    def slot_of(self, address: Address) -> Slot | None:
-        if self.broken:
-            raise ZeroDivisionError
-        return next((slot for slot, one in self.records.items() if one.address == address), None)
-
-    def hint_stale(self) -> None:
-        self.hints += 1
-
-
-class WatchedRegistry(MemoryRegistry):
-    """Counts what it is asked, and answers late, never or with an error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[Address] = []
-        self.saved: list[FlowRecord] = []
-        self.removed: list[Address] = []
-        self.seconds = 0.0
-        self.down = False
-
-    async def find_flow(self, public: Address, client: Address) -> FlowRecord | None:
-        self.asked.append(client)
-        await trio.sleep(self.seconds)
-        if self.down:
-            raise RegistryUnavailable
-        return await super().find_flow(public, client)
-
-    def save_flow(self, record: FlowRecord, *, seconds: float) -> None:
-        self.saved.append(record)
-        super().save_flow(record, seconds=seconds)
-
-    def remove_flow(self, public: Address, client: Address) -> None:
-        self.removed.append(client)
-        super().remove_flow(public, client)
-
-
-@dataclass
-class Rig:
-    """A relay, and sockets that play the two transceivers and the clients around it."""
-
-    net: Network
-    relay: Relay
-    public: Address
-    internal: Address
-    directory: FakeDirectory
-    registry: WatchedRegistry
-    transceivers: dict[int, Datagrams] = field(default_factory=dict)
-    transactions: int = 0
-
-    def client(self) -> Datagrams:
-        return self.net.socket(("127.0.0.1", 0))
-
-    def add_transceiver(self, slot: int) -> Datagrams:
-        sock = self.transceivers[slot] = self.net.socket(("127.0.0.1", 0))
-        self.directory.add(slot, sock.address)
-        return sock
-
-    def transaction(self) -> bytes:
-        self.transactions += 1
-        return self.transactions.to_bytes(12)
-
-    def request(self, token: str, transaction: bytes | None = None) -> bytes:
-        return stun.encode_request(
-            transaction or self.transaction(),
-            username=f"{token}:client",
-            password="of the server",
-            priority=1,
-        )
-
-    async def answer(self, slot: int) -> None:
-        """Let a transceiver answer one request with success."""
-        sock = self.transceivers[slot]
-        path, payload = split((await receive(sock))[0])
-        _, transaction = stun.peek(payload)
-        success = stun.encode_success(transaction, ("192.0.2.1", 1), password="of the server")
-        sock.send_framed(path, success, self.internal)
-
-    async def connect(self, client: Datagrams, slot: int) -> None:
-        """Let a client's check be answered with success, which confirms its flow."""
-        client.send(self.request(token(slot)), self.public)
-        await self.answer(slot)
-        [answer] = await receive(client)
-        assert stun.peek(answer)[0] is stun.MessageClass.SUCCESS
-
-    def to_client(self, slot: int, client: Address, payload: bytes) -> None:
-        path = encode_path(client, self.public)
-        self.transceivers[slot].send_framed(path, payload, self.internal)
-
-    def drops(self) -> dict[Drop, int]:
-        return dict(self.relay.statistics().drops)
-
-
-def token(slot: int, *, cluster: int = CLUSTER, expiry: int = UNIX + 3600) -> str:
-    return SEALER.seal(slot, cluster, expiry, 1)
-
-
-def new_flows(public: Address, *, max_flows: int = 100, max_provisional: int = 16) -> FlowTable:
-    return FlowTable(
-        public,
-        max_flows=max_flows,
-        max_provisional=max_provisional,
-        provisional_seconds=5.0,
-        idle_seconds=IDLE,
-    )
-
-
-@contextlib.asynccontextmanager
-async def open_rig(
-    net: Network,
-    *,
-    registry: WatchedRegistry | None = None,
-    lookups_per_second: float = 100.0,
-    public_port: int = 0,
-) -> AsyncIterator[Rig]:
-    public, internal = (net.socket(("127.0.0.1", port)) for port in (public_port, 0))
-    directory = FakeDirectory()
-    registry = registry if registry is not None else WatchedRegistry()
-    relay = Relay(
-        public,
-        internal,
-        flows=new_flows(public.address),
-        sealer=SEALER,
-        cluster=CLUSTER,
-        directory=directory,
-        registry=registry,
-        lookups_per_second=lookups_per_second,
-        unix=lambda: UNIX,
-    )
-    rig = Rig(net, relay, public.address, internal.address, directory, registry)
-    for slot in (1, 2):
-        rig.add_transceiver(slot)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(relay.run)
-        yield rig
-        nursery.cancel_scope.cancel()
-    for sock in (public, internal):
-        sock.close()
-
-
-@pytest.fixture
-async def net() -> AsyncIterator[VirtualNetwork]:
-    async with open_network() as network:
-        yield network
-
-
-@pytest.fixture
-async def rig(net: VirtualNetwork) -> AsyncIterator[Rig]:
-    async with open_rig(net) as opened:
-        yield opened
-
-
-# The way of a call. This body runs on loopback as well: tests/real/test_datagram.py.
-
-
-async def relay_carries_a_call(net: Network) -> None:
-    async with open_rig(net) as rig:
-        client, transceiver = rig.client(), rig.transceivers[1]
-        await rig.connect(client, 1)
-        for datagram in (DTLS, RTP, bytes([20]), bytes([255]) * 1200):
-            client.send(datagram, rig.public)
-            assert await receive(transceiver) == [
-                encode_path(client.address, rig.public) + datagram
-            ]
-            rig.to_client(1, client.address, datagram)
-            assert await receive(client) == [datagram]
-        statistics = rig.relay.statistics()
-        assert statistics.packets_to_transceivers == 5
-        assert statistics.packets_to_clients == 5
-        assert (statistics.flows, statistics.provisional_flows) == (1, 0)
-        assert statistics.drops == {}
+# The way of a call.
 
 
 async def test_relay_carries_a_call(autojump_clock: MockClock, net: VirtualNetwork) -> None:
@@ -633,138 +444,6 @@ async def test_a_flow_given_back_is_gone_from_the_registry(
     assert rig.registry.removed == [client.address]
     client.send(RTP, rig.public)
     assert await silence(rig.transceivers[1])
-
-
-# After a restart.
-
-
-def record(rig: Rig, client: Datagrams, slot: int) -> None:
-    rig.registry.save_flow(
-        FlowRecord(public=rig.public, client=client.address, slot=Slot(slot)), seconds=IDLE
-    )
-
-
-def numbered(count: int) -> list[bytes]:
-    return [RTP + bytes([number]) for number in range(count)]
-
-
-async def test_waiting_datagrams_go_on_in_order_after_one_look_up(
-    autojump_clock: MockClock, rig: Rig
-) -> None:
-    client = rig.client()
-    record(rig, client, 1)
-    rig.registry.seconds = 0.1
-    for datagram in numbered(MAX_DATAGRAMS):
-        client.send(datagram, rig.public)
-    got = await receive(rig.transceivers[1], MAX_DATAGRAMS)
-    assert [split(one)[1] for one in got] == numbered(MAX_DATAGRAMS)
-    assert rig.registry.asked == [client.address]
-    assert rig.drops() == {}
-
-
-async def test_of_too_many_waiting_datagrams_the_oldest_go(
-    autojump_clock: MockClock, rig: Rig
-) -> None:
-    client = rig.client()
-    record(rig, client, 1)
-    rig.registry.seconds = 0.1
-    for datagram in numbered(MAX_DATAGRAMS + 3):
-        client.send(datagram, rig.public)
-    got = await receive(rig.transceivers[1], MAX_DATAGRAMS)
-    assert [split(one)[1] for one in got] == numbered(MAX_DATAGRAMS + 3)[3:]
-    assert rig.drops() == {Drop.QUEUE_FULL: 3}
-
-
-async def test_a_transceivers_media_finds_its_flow_again(
-    autojump_clock: MockClock, rig: Rig
-) -> None:
-    client = rig.client()
-    record(rig, client, 1)
-    rig.to_client(1, client.address, RTP)
-    assert await receive(client) == [RTP]
-
-
-async def test_a_record_serves_its_own_slot_only(autojump_clock: MockClock, rig: Rig) -> None:
-    client = rig.client()
-    record(rig, client, 1)
-    rig.to_client(2, client.address, RTP)
-    assert await silence(client)
-    assert rig.drops() == {Drop.NOT_OWNER: 1}
-
-
-async def test_a_record_of_a_dead_slot_serves_nobody(autojump_clock: MockClock, rig: Rig) -> None:
-    client = rig.client()
-    record(rig, client, 99)
-    client.send(RTP, rig.public)
-    await trio.sleep(0.1)
-    assert rig.drops() == {Drop.UNKNOWN_FLOW: 1}
-    assert rig.relay.statistics().flows == 0
-
-
-async def test_a_client_that_is_not_known_is_looked_up_once_in_a_while(
-    autojump_clock: MockClock, rig: Rig
-) -> None:
-    client = rig.client()
-    for _ in range(10):
-        client.send(RTP, rig.public)
-        await trio.sleep(ABSENT_SECONDS / 20)
-    assert len(rig.registry.asked) == 1
-    assert rig.drops() == {Drop.UNKNOWN_FLOW: 10}
-    await trio.sleep(ABSENT_SECONDS)
-    record(rig, client, 1)
-    client.send(RTP, rig.public)
-    await receive(rig.transceivers[1])
-    assert len(rig.registry.asked) == 2
-
-
-async def test_look_ups_are_limited(autojump_clock: MockClock, net: VirtualNetwork) -> None:
-    async with open_rig(net, lookups_per_second=10.0) as rig:
-        for number in range(200):
-            net.transmit(RTP, ("198.51.100.1", number + 1), rig.public)
-        await trio.sleep(0.1)
-        assert len(rig.registry.asked) == 10
-        assert rig.drops() == {Drop.UNKNOWN_FLOW: 10, Drop.RATE_LIMIT: 190}
-        await trio.sleep(0.5)
-        for number in range(200):
-            net.transmit(RTP, ("198.51.100.2", number + 1), rig.public)
-        await trio.sleep(0.1)
-        assert 15 <= len(rig.registry.asked) <= 17
-
-
-async def test_waiting_clients_are_limited(autojump_clock: MockClock, net: VirtualNetwork) -> None:
-    async with open_rig(net, lookups_per_second=1e6) as rig:
-        rig.registry.seconds = 30.0  # hangs
-        for number in range(700):
-            net.transmit(RTP, ("198.51.100.1", number + 1), rig.public)
-        await trio.sleep(0.1)
-        assert rig.relay.statistics().waiting_lookups == 512
-        assert rig.drops() == {Drop.TABLE_FULL: 700 - 512}
-        await trio.sleep(100.0)
-        assert rig.relay.statistics().waiting_lookups == 0
-        assert rig.drops()[Drop.UNKNOWN_FLOW] == 512
-
-
-async def test_without_a_registry_the_next_check_heals(autojump_clock: MockClock, rig: Rig) -> None:
-    client = rig.client()
-    rig.registry.down = True
-    client.send(RTP, rig.public)
-    await trio.sleep(0.1)
-    assert rig.drops() == {Drop.UNKNOWN_FLOW: 1}
-    await rig.connect(client, 1)
-    client.send(RTP, rig.public)
-    assert split((await receive(rig.transceivers[1]))[0])[1] == RTP
-
-
-async def test_a_restarted_relay_goes_on(autojump_clock: MockClock, net: VirtualNetwork) -> None:
-    registry = WatchedRegistry()
-    async with open_rig(net, registry=registry, public_port=3478) as rig:
-        client = rig.client()
-        await rig.connect(client, 1)
-    async with open_rig(net, registry=registry, public_port=3478) as rig:
-        client.send(RTP, rig.public)
-        assert split((await receive(rig.transceivers[1]))[0])[1] == RTP
-        rig.to_client(1, client.address, RTP)
-        assert await receive(client) == [RTP]
 
 
 # Ends.
