@@ -25,7 +25,7 @@ import structlog
 import trio
 
 from edge import __version__, logs
-from edge.config import Config
+from edge.config import SECRET_KEYS, Config, Section, mask_url
 from edge.config_load import CONFIG_VARIABLE, load_config
 from edge.errors import ConfigError
 from edge.ready import Ready, Role, StartupError
@@ -64,15 +64,28 @@ class Flag:
         """Add the flag to a command."""
         option = click.option(self.name, self.key.replace(".", "__"), metavar=self.metavar or None,
                               is_flag=not self.metavar, flag_value="true", default=None,
-                              help=self.help)  # fmt: skip
+                              help=f"{self.help}{self._default()}")  # fmt: skip
         return option(command)
 
+    def _default(self) -> str:
+        section, _, key = self.key.partition(".")
+        value = getattr(getattr(Config(), section), key, "")
+        shown = bool(self.metavar) and value not in ("", ())
+        return f"  [default: {value}]" if shown else ""
 
-_HTTP: Final = (
-    Flag("--http", "http.bind", "HOST:PORT", "Listen for signaling and the demo page."),
-    Flag("--tls", "http.tls", "off|self-signed|files", "Serve HTTPS."),
-    Flag("--certificate-file", "http.certificate_file", "FILE", "Certificate chain, PEM."),
-    Flag("--key-file", "http.key_file", "FILE", "The certificate's private key, PEM."),
+
+_SIGNALING: Final = (
+    Flag("--http", "http.bind", "HOST:PORT", "Listen for signaling, metrics and the demo page."),
+)
+_OPERATIONS: Final = (
+    Flag("--http", "http.bind", "HOST:PORT", "Listen for health checks and metrics."),
+)
+_TLS: Final = (
+    Flag("--tls", "http.tls", "off|self-signed|files",
+         "Serve HTTPS, with a certificate made up at each start or one from files."),
+    Flag("--certificate-file", "http.certificate_file", "FILE",
+         "Certificate chain, PEM; with --tls files."),
+    Flag("--key-file", "http.key_file", "FILE", "Its private key, PEM; with --tls files."),
 )  # fmt: skip
 _CALLS: Final = (
     Flag("--api-keys-file", "http.api_keys_file", "FILE", "Keys that may open calls, one a line."),
@@ -82,24 +95,27 @@ _CALLS: Final = (
     Flag("--echo-delay", "backend.echo_delay_seconds", "SECONDS", "Delay of the echo."),
 )
 _RELAY: Final = (
-    Flag("--udp", "relay.bind", "HOST:PORT", "Public UDP address."),
-    Flag("--advertise", "relay.advertise", "HOST[:PORT]", "Address named to clients."),
+    Flag("--udp", "relay.bind", "HOST:PORT", "Public UDP address; all media of all clients."),
+    Flag("--advertise", "relay.advertise", "HOST[:PORT]",
+         "Address that clients are told, where it is not that of --udp."),
     Flag("--internal", "relay.internal_bind", "HOST:PORT", "UDP address for transceivers."),
-)
+)  # fmt: skip
 _TRANSCEIVER: Final = (
     Flag("--internal", "transceiver.bind", "HOST:PORT", "UDP address for relays."),
     Flag("--http-url", "transceiver.http_url", "URL", "Where the fleet reaches this signaling."),
 )
 _COMMON: Final = (
-    Flag("--registry", "registry.url", "URL", "memory: or redis://HOST:PORT/DB."),
-    Flag("--secret-file", "registry.secret_file", "FILE", "The fleet's secret."),
+    Flag("--registry", "registry.url", "URL",
+         "memory: (one process) or redis://HOST:PORT/DB (a fleet)."),
+    Flag("--secret-file", "registry.secret_file", "FILE",
+         "The fleet's secret, 32 characters or more; the same for all."),
     Flag("--log-level", "log.level", "LEVEL", "debug, info, warning or error."),
     Flag("--log-format", "log.format", "json|console", "How log lines look."),
-)
+)  # fmt: skip
 _FLAGS: Final[dict[Role, tuple[Flag, ...]]] = {
-    "serve": _HTTP + _CALLS + _RELAY + _COMMON,
-    "relay": _RELAY + _HTTP + _COMMON,
-    "transceiver": _HTTP + _CALLS + _TRANSCEIVER + _COMMON,
+    "serve": _SIGNALING + _TLS + _CALLS + _RELAY + _COMMON,
+    "relay": _RELAY + _OPERATIONS + _TLS + _COMMON,
+    "transceiver": _SIGNALING + _TLS + _CALLS + _TRANSCEIVER + _COMMON,
 }
 
 
@@ -108,7 +124,8 @@ def _with_flags(role: Role) -> Callable[[Callable[..., None]], Callable[..., Non
         for flag in reversed(_FLAGS[role]):
             command = flag(command)
         option = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE",
-                              envvar=CONFIG_VARIABLE, help="Configuration, TOML.")  # fmt: skip
+                              envvar=CONFIG_VARIABLE,
+                              help="Configuration, TOML; flags and EDGE_... win.")  # fmt: skip
         return option(command)
 
     return decorate
@@ -123,7 +140,7 @@ def cli() -> None:
 @cli.command()
 @_with_flags("serve")
 def serve(file: Path | None, **flags: str | None) -> None:
-    """Run everything in one process: relay, transceiver and signaling."""
+    """Run relay, transceiver and signaling in one process."""
     run_role("serve", _load("serve", file, flags))
 
 
@@ -142,13 +159,26 @@ def transceiver(file: Path | None, **flags: str | None) -> None:
 
 
 @cli.command()
-@click.option("--role", type=click.Choice(get_args(Role)), default="serve", show_default=True)
+@click.option("--role", type=click.Choice(get_args(Role)), default="serve", show_default=True,
+              help="The command whose rules apply.")  # fmt: skip
 @_with_flags("serve")
 def check_config(role: Role, file: Path | None, **flags: str | None) -> None:
-    """Check the configuration and print it, without its secrets."""
+    """Check the configuration and print it as TOML, without its secrets."""
     config = _load(role, file, flags)
-    for section in config.__struct_fields__:
-        click.echo(f"{section}: {getattr(config, section)!r}")
+    sections = (f"[{name}]\n{_toml(getattr(config, name))}" for name in config.__struct_fields__)
+    click.echo("\n".join(sections), nl=False)
+
+
+def _toml(section: Section) -> str:
+    return "".join(_toml_line(key, getattr(section, key)) for key in section.__struct_fields__)
+
+
+def _toml_line(key: str, value: object) -> str:
+    if key in SECRET_KEYS and value:
+        return f"# {key} is set\n"
+    if key == "url" and isinstance(value, str):
+        value = mask_url(value)
+    return f"{key} = {msgspec.json.encode(value).decode()}\n"  # for these types TOML looks alike
 
 
 def _load(role: Role, file: Path | None, flags: dict[str, str | None]) -> Config:
@@ -208,15 +238,25 @@ class _Runner:
     ) -> None:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             task_status.started()
-            await anext(signals)
+            log = structlog.get_logger()
+            log.info("stopping", signal=signal.Signals(await anext(signals)).name)
             stop.set()
             with trio.move_on_after(self._config.transceiver.drain_seconds + DRAIN_GRACE_SECONDS):
                 await anext(signals)
+            log.warning("stopping at once")
             scope.cancel()
             self._last_resort.start()
 
     def _announce(self, ready: Ready) -> None:
         self._ready = True
+        structlog.get_logger().info(
+            "started",
+            role=ready.role,
+            version=__version__,
+            http=ready.http,
+            udp=ready.udp,
+            registry=mask_url(self._config.registry.url),
+        )
         sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
         sys.stdout.flush()
 
@@ -261,6 +301,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     try:
         sys.exit(cli.main(args, prog_name="edge", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(" ".join(error.format_message().split()), error.exit_code)
     except ConfigError as error:

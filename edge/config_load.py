@@ -69,7 +69,8 @@ def load_config(
     broken = broken_rule(config, role)
     if broken is not None:
         key, sentence = broken
-        raise ConfigError(f"{places.get(key) or names.get(key) or key}: {sentence}")
+        place = places.get(key) or names.get(key) or names.get(f"{key}_file") or key
+        raise ConfigError(f"{place}: {sentence}")
     return config
 
 

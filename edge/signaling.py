@@ -200,7 +200,7 @@ class _Calls:
             raise Problem(
                 503,
                 "overloaded",
-                "no room for another call",
+                error.reason,
                 retry_after(error.retry_after_seconds),
             ) from None
 

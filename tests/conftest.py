@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
-settings.register_profile("default", deadline=None, max_examples=100)
-settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
+settings.register_profile("default", deadline=None, max_examples=60)
+settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SETTLE_SECONDS = 2.0

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -93,7 +94,8 @@ def test_ready_is_one_json_line(app: FakeApp, capfd: pytest.CaptureFixture[str])
         "ready": True, "role": "serve",
         "http": "http://127.0.0.1:1", "udp": "127.0.0.1:2", "pid": 3,
     }  # fmt: skip
-    assert err == ""
+    started = json.loads(err)
+    assert (started["event"], started["role"], started["udp"]) == ("started", "serve", READY.udp)
 
 
 def test_flags_are_configuration(app: FakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +149,11 @@ def test_the_file_may_be_named_by_the_environment(
         (["relay", "--backend", "echo"], "No such option '--backend'."),
         (["check-config", "--registry", "ftp://x"],
          "--registry: must be memory: or redis://HOST:PORT/DB (rediss:// for TLS)"),
+        (["serve", "--http", "0.0.0.0:1"],
+         "--api-keys-file: 0.0.0.0:1 can be reached from outside: "
+         "set api_keys, or allow_anonymous to serve anyone"),
+        (["relay", "--registry", "redis://127.0.0.1"],
+         "--secret-file: a shared registry needs a secret of at least 32 characters"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_one_line_and_exit_2(
@@ -194,7 +201,7 @@ def test_a_bug_is_logged_and_exit_1(
     app.late_error = OSError("while serving") if late else None
     app.error = None if late else RuntimeError("a bug")
     assert edge("serve") == 1
-    event = json.loads(capfd.readouterr().err)
+    event = json.loads(capfd.readouterr().err.splitlines()[-1])
     assert event["level"] == "error"
     assert any("while serving" in line or "a bug" in line for line in event["exception"])
 
@@ -238,8 +245,30 @@ def test_check_config_shows_no_secret(
     assert edge("check-config", "--registry", "redis://:hush@127.0.0.1/0") == 0
     out, err = capfd.readouterr()
     assert "hush" not in out + err
-    assert "registry: RegistryConfig(url='redis://***@127.0.0.1/0'" in out
+    assert 'url = "redis://***@127.0.0.1/0"' in out
+    assert {"# secret is set", "# api_keys is set"} <= set(out.splitlines())
     assert app.role is None
+
+
+def test_what_check_config_prints_is_a_configuration(
+    app: FakeApp, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ["--http", "127.0.0.1:1", "--cors-origin", "https://a,https://b"]
+    assert edge("check-config", *flags) == 0
+    file = tmp_path / "edge.toml"
+    file.write_text(capfd.readouterr().out)
+    assert edge("serve", "--config", str(file)) == 0
+    assert app.config.http.bind == "127.0.0.1:1"
+    assert app.config.http.cors_origins == ("https://a", "https://b")
+    assert app.config.relay == Config().relay
+
+
+def test_without_a_command_the_help_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    assert edge() == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: edge ")
+    assert err.count("\n") > 5
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["relay"], ["transceiver"], ["check-config"]])

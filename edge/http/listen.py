@@ -25,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edge.address import Address, format_address, parse_address
 from edge.config import HttpConfig
 from edge.errors import ConfigError
+from edge.ready import StartupError
 
 BACKLOG: Final = 1_024
 SELF_SIGNED_DAYS: Final = 365
@@ -53,13 +54,16 @@ class HttpListener:
 
 
 async def make_listeners(http: HttpConfig) -> list[HttpListener]:
-    """Bind ``http.bind`` (port 0 takes a free one). Raises ConfigError, OSError."""
+    """Bind ``http.bind`` (port 0 takes a free one). Raises ConfigError, StartupError."""
     try:
         host, port = parse_address(http.bind)
     except ValueError as error:
         raise ConfigError(f"http.bind {error}") from None
     tls = make_tls(http)
-    listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    except OSError as error:
+        raise StartupError(f"http.bind {http.bind}: {error.strerror}") from None
     return [HttpListener(listener, tls) for listener in listeners]
 
 

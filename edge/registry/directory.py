@@ -11,12 +11,22 @@ is meant for it must not reach its successor.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, runtime_checkable
 
+import structlog
 import trio
 
 from edge.address import Address
@@ -35,6 +45,8 @@ HINT_SECONDS: Final = 0.02
 GOODBYE_SECONDS: Final = 1.0
 LINGER_SECONDS: Final = 0.1
 """How long a transceiver that leaves stays known, so that relays still take its goodbyes."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +170,25 @@ class Directory:
         if trio.current_time() < self._keep_until:
             by_slot = self._transceivers | by_slot
             by_name = self._relays | by_name
-        self._slots = _newest_slots(by_slot.values())
-        self._transceivers = {slot: by_slot[slot] for slot in self._slots.values()}
-        self._relays = by_name
+        slots = _newest_slots(by_slot.values())
+        living = {slot: by_slot[slot] for slot in slots.values()}
+        self._tell(living, by_name)
+        self._slots, self._transceivers, self._relays = slots, living, by_name
         self._relay_addresses = frozenset(record.internal for record in by_name.values())
+
+    def _tell(
+        self, transceivers: Mapping[Slot, TransceiverRecord], relays: Mapping[str, RelayRecord]
+    ) -> None:
+        """Log who has come and who has gone."""
+        _tell_changes("relay", self._relays.keys(), relays.keys())
+        _tell_changes("transceiver", self._transceivers.keys(), transceivers.keys())
+
+
+def _tell_changes(part: str, before: Set[Hashable], after: Set[Hashable]) -> None:
+    for each in after - before:
+        log.info("part found", part=part, id=each)
+    for each in before - after:
+        log.info("part gone", part=part, id=each)
 
 
 def _newest_slots(records: Iterable[TransceiverRecord]) -> dict[Address, Slot]:

@@ -188,12 +188,14 @@ class Transceiver:
         return sum((s.drops() for s in self._by_call.values()), self.drops.copy())
 
     def _admit(self) -> Sequence[RelayRecord]:
-        if self.draining or len(self._by_call) >= self._config.max_sessions:
+        if self.draining:
+            raise Overloaded(2.0, "this server is about to stop")
+        if len(self._by_call) >= self._config.max_sessions:
             raise Overloaded(2.0)
         relays = self._directory.relays
         if not relays:
             self._directory.hint_stale()
-            raise Overloaded(1.0)
+            raise Overloaded(1.0, "no relay is up")
         return relays
 
     def _seal_token(self) -> str:

@@ -16,6 +16,7 @@ const STATES = {
   ended: "Call ended",
   failed: "Failed",
 };
+const INVITATIONS = { idle: "Talk", ended: "Talk again", failed: "Try again" };
 const LIVE = ["microphone", "connecting", "connected", "reconnecting"];
 
 const $ = (id) => document.getElementById(id);
@@ -79,9 +80,10 @@ function render() {
     $("voice").srcObject = null;
   }
   setText("state", STATES[state]);
-  setText("talk-label", LIVE.includes(state) ? "Hang up" : "Talk");
-  setText("ice", call.ice);
-  setText("dtls", call.dtls);
+  setText("talk-label", LIVE.includes(state) ? "Hang up" : INVITATIONS[state]);
+  setBadge("ice", call.ice);
+  setBadge("dtls", call.dtls);
+  renderClock();
   setText("call-id", call.id || "–");
   showError(call.error?.message ?? "", call.error?.needsKey ?? false);
   renderSetup(call.setup);
@@ -89,6 +91,21 @@ function render() {
 
 function setText(id, text) {
   if ($(id).textContent !== text) $(id).textContent = text; // live regions speak on every write
+}
+
+function setBadge(id, value) {
+  setText(id, value);
+  $(id).dataset.value = value;
+}
+
+function renderClock() {
+  const { seconds } = call;
+  $("clock").hidden = seconds === null;
+  if (seconds !== null) setText("clock", minutes(seconds));
+}
+
+function minutes(seconds) {
+  return `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 }
 
 function showError(message, needsKey) {
@@ -125,14 +142,16 @@ async function measure() {
   if (LIVE.includes(call.state)) {
     await call.measure();
     const { stats } = call;
-    for (const [name, plot] of Object.entries(plots)) plot.add(stats[name] ?? null);
-    setText("rtt", format(stats.roundTripTime));
-    setText("jitter", format(stats.jitter));
-    setText("loss", format(stats.loss));
+    const heard = call.state === "reconnecting" ? {} : stats; // what nobody answers is not known
+    for (const [name, plot] of Object.entries(plots)) plot.add(heard[name] ?? null);
+    setText("rtt", format(heard.roundTripTime));
+    setText("jitter", format(heard.jitter));
+    setText("loss", format(heard.loss));
     setText("media", [stats.codec, stats.srtpCipher].filter(Boolean).join(", ") || "–");
     setText("sent", String(stats.packetsSent ?? "–"));
     setText("received", String(stats.packetsReceived ?? "–"));
   }
+  renderClock();
   if (atRest()) wave.draw(performance.now());
   for (const plot of Object.values(plots)) plot.draw();
   for (const meter of Object.values(meters)) meter.announce();

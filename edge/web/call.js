@@ -28,6 +28,8 @@ export class Call extends EventTarget {
   #key = "";
   #peer = null;
   #began = 0;
+  #connectedAt = null;
+  #endedAt = null;
   #over = false;
 
   constructor(key = "") {
@@ -41,6 +43,12 @@ export class Call extends EventTarget {
     } catch (error) {
       if (!this.#over) this.#end("failed", error);
     }
+  }
+
+  // How long it has been connected, or was; null while it never was.
+  get seconds() {
+    if (this.#connectedAt === null) return null;
+    return ((this.#endedAt ?? performance.now()) - this.#connectedAt) / 1000;
   }
 
   hangUp() {
@@ -94,6 +102,7 @@ export class Call extends EventTarget {
   #onConnection(state) {
     if (this.#over) return;
     if (state === "connected") {
+      this.#connectedAt ??= performance.now();
       this.#reach("dtls"); // where the transport's own event is missing
       this.#change({ state: "connected" });
     } else if (state === "disconnected") {
@@ -141,6 +150,7 @@ export class Call extends EventTarget {
 
   #end(state, error = null) {
     this.#over = true;
+    this.#endedAt = performance.now();
     if (this.id) this.#postHangUp();
     this.#peer?.close();
     if (this.microphone) stopTracks(this.microphone);
@@ -243,7 +253,7 @@ function summary(reports, before) {
     totalAudioEnergy: inbound.totalAudioEnergy ?? 0,
     totalSamplesReceived: inbound.totalSamplesReceived ?? 0,
     concealedSamples: inbound.concealedSamples ?? 0,
-    codec: codec.mimeType?.replace("audio/", "") ?? "",
+    codec: codec.mimeType?.replace("audio/", "").replace("opus", "Opus") ?? "",
     srtpCipher: transport.srtpCipher?.replace("SRTP_", "") ?? "",
   };
 }
@@ -251,5 +261,5 @@ function summary(reports, before) {
 function lossPercent(received, lost, before) {
   const newLost = Math.max(0, lost - (before.packetsLost ?? 0));
   const expected = received - (before.packetsReceived ?? 0) + newLost;
-  return received === 0 ? null : expected > 0 ? (100 * newLost) / expected : (before.loss ?? 0);
+  return expected > 0 ? (100 * newLost) / expected : null;
 }

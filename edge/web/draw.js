@@ -32,7 +32,7 @@ export class Meter {
 
   show(level) {
     this.level = Math.max(level, this.level * 0.92 - 0.002, 0);
-    this.fill.style.transform = `scaleX(${this.level.toFixed(3)})`;
+    this.fill.style.transform = `translateX(${(101 * (this.level - 1)).toFixed(1)}%)`;
     this.ring.style.transform = `scale(${(1 + this.level * 0.42).toFixed(3)})`;
   }
 
@@ -72,11 +72,12 @@ export class Wave {
       loudest.set(column, { you: Math.max(old.you, you), back: Math.max(old.back, back) });
     }
     const last = Math.floor(now / span);
+    stroke(context, [[0, middle], [width, middle]], color("--line"), 1);
     for (let i = 0; i < columns; i++) {
       const { you, back } = loudest.get(last - i) ?? { you: 0, back: 0 };
       const x = width - (i + 1) * step;
-      pillar(context, x, middle - 1, bar, -Math.max(1.5, you * (middle - 4)), color("--you"));
-      pillar(context, x, middle + 1, bar, Math.max(1.5, back * (middle - 4)), color("--back"));
+      if (you > 0) pillar(context, x, middle - 2, bar, -1.5 - you * (middle - 5), color("--you"));
+      if (back > 0) pillar(context, x, middle + 2, bar, 1.5 + back * (middle - 5), color("--back"));
     }
   }
 }
@@ -106,7 +107,7 @@ export class Plot {
   draw() {
     const { context, width, height, color } = prepare(this.canvas);
     const top = scaleFor(Math.max(this.least, ...this.values.map((value) => value ?? 0)));
-    const floor = height - 1.5;
+    const floor = height - 4; // room for the dot
     const x = (index) => width - 4 - ((this.values.length - 1 - index) * (width - 4)) / (this.size - 1);
     const y = (value) => floor - (value / top) * (floor - 14);
     this.#grid(context, width, floor, top, color);

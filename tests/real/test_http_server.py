@@ -20,6 +20,7 @@ from edge.config import HttpConfig
 from edge.errors import ConfigError
 from edge.http.listen import certificate_hosts, make_certificate, make_listeners
 from edge.http.server import HttpEvent, HttpServer
+from edge.ready import StartupError
 from tests.fuzz.fuzz_http import Fuzzer
 from tests.support.http import HOST, FakeService, Live, make_app, serve
 
@@ -46,6 +47,13 @@ async def send_until_cut(
         for piece in pieces:
             await stream.send_all(piece)
             await trio.sleep(pause)
+
+
+async def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartupError, match=rf"^http\.bind {bind}: Address already in use$"):
+            await make_listeners(HttpConfig(bind=bind))
 
 
 async def test_answers_and_keeps_the_connection() -> None:

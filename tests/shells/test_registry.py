@@ -10,6 +10,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from edge.errors import ConfigError, Drop, RemoteProtocolError
@@ -218,6 +219,21 @@ async def test_a_directory_sees_memory_changes_at_once(autojump_clock: MockClock
         nursery.cancel_scope.cancel()
     await registry.put_transceiver(transceiver(2))
     assert directory.transceivers == (), "nobody is told after the end"
+
+
+async def test_a_directory_logs_who_comes_and_goes() -> None:
+    registry = MemoryRegistry()
+    directory = Directory(registry)
+    with capture_logs() as lines:
+        await registry.put_relay(relay("10.0.0.5:4000"))
+        for _ in range(2):
+            await directory.refresh()
+        await registry.remove_relay("10.0.0.5:4000")
+        await directory.refresh()
+    assert [(line["event"], line["part"], line["id"]) for line in lines] == [
+        ("part found", "relay", "10.0.0.5:4000"),
+        ("part gone", "relay", "10.0.0.5:4000"),
+    ]
 
 
 async def test_a_hint_makes_a_refresh_early_but_not_often(autojump_clock: MockClock) -> None:

@@ -232,9 +232,9 @@ async def test_a_bad_offer_is_400_with_the_reason(path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_overload_is_503_with_retry_after(path: str) -> None:
-    async with calling(service=FakeService(failure=Overloaded(2.3))) as client:
+    async with calling(service=FakeService(failure=Overloaded(2.3, "no relay is up"))) as client:
         response = await client.post(path, content=OFFER, headers=SDP)
-    check_problem(response, 503, "overloaded")
+    assert check_problem(response, 503, "overloaded") == "no relay is up"
     assert response.headers["retry-after"] == "3"
 
 
