@@ -104,7 +104,7 @@ class Session:
         try:
             outputs = self.peer.receive(datagram, path, now=now)
             if self.relays.get(path) != relay:
-                self._learn_relay(path, relay)
+                self._learn_relay(path, relay, now)
             self._carry_out(outputs)
         except Exception:
             self._fail_by_bug()
@@ -142,10 +142,10 @@ class Session:
             + self._conversation.drops
         )
 
-    def _learn_relay(self, path: Path, relay: Address) -> None:
-        # The relay is registered and the path names the client, so a relay that came back with
-        # another internal port serves its flows at once.
-        if self.peer.ice.knows(path):
+    def _learn_relay(self, path: Path, relay: Address, now: float) -> None:
+        # A relay that came back with another internal port serves its flows at once. It is
+        # registered, but that proves nothing of the client: this datagram must be authentic.
+        if self.peer.ice.heard_at(path) == now:
             self.relays[path] = relay
 
     def _carry_out(self, outputs: list[PeerOutput]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import AsyncExitStack
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -258,6 +259,26 @@ async def test_a_backend_ends_its_own_session_only(
             with trio.fail_after(2.0):
                 while not phone.caller.secured:
                     await trio.sleep(0.01)
+
+
+async def test_only_what_is_authentic_moves_a_path_to_another_relay(
+    autojump_clock: Clock,
+) -> None:
+    async with open_network() as network, open_edge(network) as edge, edge.call() as phone:
+        await phone.heard(20)
+        other = network.socket((HOST, 0))
+        known = (await edge.registry.relays())[0]
+        await edge.registry.put_relay(
+            msgspec.structs.replace(known, name="other", internal=other.address)
+        )
+        transceiver = (await edge.registry.transceivers())[0].address
+        path = encode_path(phone.socket.address, edge.public)
+        for _ in range(100):
+            other.send(path + b"\x80\x6f" + bytes(40), transceiver)
+            await trio.sleep(0.003)
+        await phone.heard(20)
+        assert edge.transceivers[0].all_drops()[Drop.BAD_AUTH] == 100
+        assert other.unread == 0
 
 
 async def test_noise_is_neither_answered_nor_felt(autojump_clock: Clock) -> None:
