@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+import msgspec
 import structlog
 import trio
 from starlette.types import ASGIApp
@@ -25,8 +27,12 @@ from edge.backends.echo import Echo
 from edge.backends.protocol import Backend
 from edge.config import Config
 from edge.datagram import DatagramSocket, bind_udp
-from edge.errors import ConfigError, Drop
-from edge.http.listen import make_listeners
+from edge.errors import ConfigError
+from edge.forwarder.engine import choose_engine, make_forwarder
+from edge.forwarder.gatekeeper import SocketGate
+from edge.geo import GeoSettings
+from edge.geo_data import open_geography, point_of_relay
+from edge.http.listen import HttpListener, make_listeners
 from edge.http.server import HttpServer
 from edge.metrics import Metrics
 from edge.ready import Ready, Role, StartupError
@@ -79,16 +85,19 @@ async def run(
     try:
         async with AsyncExitStack() as stack:
             base = await stack.enter_async_context(_open_base(config))
+            listeners = await stack.enter_async_context(_listening(base))
+            url = listeners[0].url
             udp: Address | None = None
             transceiver: Transceiver | None = None
             if role in ("serve", "relay"):
-                udp = await stack.enter_async_context(_open_relay(base))
+                udp = await stack.enter_async_context(_open_relay(base, url, stop))
             if role in ("serve", "transceiver"):
                 transceiver, address = await stack.enter_async_context(_open_transceiver(base))
                 udp = udp or address
             assert udp is not None
-            app = _make_app(base, transceiver, stop)
-            url = await stack.enter_async_context(_serve_http(app, base, stop))
+            geography = stack.enter_context(open_geography(config.geo)) if transceiver else None
+            app = _make_app(base, transceiver, stop, geography)
+            await stack.enter_async_context(_serve_http(app, base, listeners, stop))
             if transceiver is not None:
                 await stack.enter_async_context(_register(base, transceiver, address, url))
             announce(Ready(role=role, http=url, udp=format_address(udp), pid=os.getpid()))
@@ -136,7 +145,9 @@ async def _open_base(config: Config) -> AsyncIterator[_Base]:
     async with AsyncExitStack() as stack:
         registry: MemoryRegistry | RedisRegistry
         if settings.url == "memory:":
-            registry = MemoryRegistry(lease_seconds=settings.lease_seconds)
+            registry = MemoryRegistry(
+                cluster=settings.cluster, lease_seconds=settings.lease_seconds
+            )
         else:
             registry = await stack.enter_async_context(
                 open_redis_registry(
@@ -145,10 +156,12 @@ async def _open_base(config: Config) -> AsyncIterator[_Base]:
                     previous_secret=settings.previous_secret,
                     cluster=settings.cluster,
                     lease_seconds=settings.lease_seconds,
+                    peer_urls=settings.peer_urls,
                 )
             )
         directory = Directory(
             registry,
+            cluster=settings.cluster,
             interval_seconds=settings.heartbeat_seconds / 2,
             lease_seconds=settings.lease_seconds,
         )
@@ -159,39 +172,51 @@ async def _open_base(config: Config) -> AsyncIterator[_Base]:
         yield base
 
 
-@asynccontextmanager
-async def _open_sockets(*binds: tuple[str, str]) -> AsyncIterator[list[DatagramSocket]]:
-    """Bind UDP sockets, each given as (configuration key, HOST:PORT)."""
-    sockets: list[DatagramSocket] = []
+@contextmanager
+def _bound(key: str, bind: str, copies: int = 1) -> Iterator[list[socket.socket]]:
+    """Bind UDP sockets to the HOST:PORT of a configuration key; several share its packets."""
+    sockets: list[socket.socket] = []
     try:
-        for key, bind in binds:
-            try:
-                sockets.append(DatagramSocket(bind_udp(parse_address(bind))))
-            except OSError as error:
-                raise StartupError(f"{key} {bind}: {error.strerror}") from None
+        address = parse_address(bind)
+        for _ in range(copies):
+            sockets.append(bind_udp(address, reuse_port=copies > 1))
+            address = sockets[0].getsockname()[:2]
         yield sockets
+    except OSError as error:
+        if len(sockets) == copies:
+            raise
+        raise StartupError(f"{key} {bind}: {error.strerror}") from None
     finally:
         for each in sockets:
             each.close()
 
 
-def _socket_drops(datagrams: DatagramSocket) -> Mapping[Drop, int]:
-    return datagrams.statistics().drops
-
-
 @asynccontextmanager
-async def _open_relay(base: _Base) -> AsyncIterator[Address]:
-    """Run a relay; yields the public address that clients are told."""
+async def _open_relay(base: _Base, url: str, stop: trio.Event) -> AsyncIterator[Address]:
+    """Run a relay; yields the public address that clients are told. ``url`` is its own HTTP."""
     settings, fleet = base.config.relay, base.config.registry
-    binds = ("relay.bind", settings.bind), ("relay.internal_bind", settings.internal_bind)
-    async with _open_sockets(*binds) as (public, internal):
-        host, port = public.address
+    engine = choose_engine(settings)
+    with ExitStack() as stack:
+        workers = settings.workers if engine == "native" else 1
+        public = stack.enter_context(_bound("relay.bind", settings.bind, workers))
+        internal = stack.enter_context(
+            _bound("relay.internal_bind", settings.internal_bind, workers)
+        )
+        host, port = public[0].getsockname()[:2]
         advertised = parse_address(settings.advertise or host, default_port=port)
-        relay = Relay(
+        forwarder = make_forwarder(
+            engine,
             public,
             internal,
+            advertised=advertised,
+            settings=settings,
+            stale=base.directory.hint_stale,
+        )
+        relay = Relay(
+            forwarder,
+            public=advertised,
             flows=FlowTable(
-                advertised,
+                forwarder.flows,
                 max_flows=settings.max_flows,
                 max_provisional=settings.max_provisional_flows,
                 provisional_seconds=settings.provisional_seconds,
@@ -199,30 +224,50 @@ async def _open_relay(base: _Base) -> AsyncIterator[Address]:
             ),
             sealer=base.sealer,
             cluster=fleet.cluster,
-            directory=base.directory,
+            fleet=base.directory,
             registry=base.registry,
             lookups_per_second=settings.lookups_per_second,
         )
         base.metrics.add_relay(relay.statistics)
-        for each in (public, internal):
-            base.metrics.add_drops("socket", partial(_socket_drops, each))
-        record = RelayRecord(
-            name=format_address(internal.address),
-            cluster=fleet.cluster,
-            public=advertised,
-            internal=internal.address,
-        )
-        keep = partial(keep_relay, base.registry, lambda: record, interval=fleet.heartbeat_seconds)
+        log.info("relay", engine=engine, workers=workers)
+        record = _relay_record(base.config, advertised, internal[0].getsockname()[:2], url)
+
+        def make_record() -> RelayRecord:
+            return msgspec.structs.replace(
+                record, flows=len(forwarder.flows), draining=stop.is_set()
+            )
+
+        keep = partial(keep_relay, base.registry, make_record, interval=fleet.heartbeat_seconds)
+        gate = SocketGate(public, forwarder.flows, public=advertised)
+        guard = partial(gate.run, lambda: relay.statistics().drops)
         # Where all is cancelled at once, sessions still say goodbye through the relay.
-        async with _running(partial(_linger, relay.run), keep):
+        tasks = (keep, guard) if settings.gate else (keep,)
+        async with _running(partial(_linger, relay.run), *tasks):
             yield advertised
+
+
+def _relay_record(config: Config, public: Address, internal: Address, url: str) -> RelayRecord:
+    """What the fleet is told of a relay, but for its load."""
+    point = point_of_relay(config)
+    return RelayRecord(
+        name=format_address(internal),
+        cluster=config.registry.cluster,
+        public=public,
+        internal=internal,
+        region=config.relay.region,
+        latitude=point.latitude if point else None,
+        longitude=point.longitude if point else None,
+        max_flows=config.relay.max_flows,
+        http_url=config.relay.http_url or url,
+    )
 
 
 @asynccontextmanager
 async def _open_transceiver(base: _Base) -> AsyncIterator[tuple[Transceiver, Address]]:
     """Run a transceiver that is not registered yet; yields it and its UDP address."""
     settings = base.config.transceiver
-    async with _open_sockets(("transceiver.bind", settings.bind)) as (datagrams,):
+    with _bound("transceiver.bind", settings.bind) as (sock,):
+        datagrams = DatagramSocket(sock)
         transceiver = Transceiver(
             datagrams,
             slot=await base.registry.claim_slot(),
@@ -234,9 +279,10 @@ async def _open_transceiver(base: _Base) -> AsyncIterator[tuple[Transceiver, Add
             config=settings,
             environment=Environment(clock=trio.current_time, unix=time.time, entropy=os.urandom),
             observe_setup=base.metrics.observe_setup,
+            observe_round_trip=base.metrics.observe_round_trip,
         )
         base.metrics.add_transceiver(transceiver)
-        base.metrics.add_drops("socket", partial(_socket_drops, datagrams))
+        base.metrics.add_datagrams(datagrams.statistics)
         async with _running(transceiver.run):
             yield transceiver, datagrams.address
 
@@ -273,7 +319,12 @@ def _make_backend(config: Config) -> Backend:
             raise ConfigError(f"backend.kind: there is no backend {other!r}")
 
 
-def _make_app(base: _Base, transceiver: Transceiver | None, stop: trio.Event) -> ASGIApp:
+def _make_app(
+    base: _Base,
+    transceiver: Transceiver | None,
+    stop: trio.Event,
+    geography: GeoSettings | None,
+) -> ASGIApp:
     http, render = base.config.http, base.metrics.render
     if transceiver is None:
         return create_operations_app(
@@ -283,17 +334,30 @@ def _make_app(base: _Base, transceiver: Transceiver | None, stop: trio.Event) ->
         transceiver,
         http=http,
         render_metrics=render,
-        ready=lambda: not stop.is_set() and bool(base.directory.relays),
+        ready=lambda: not stop.is_set() and base.directory.has_own_relay,
         now=trio.current_time,
+        geography=geography,
     )
 
 
 @asynccontextmanager
-async def _serve_http(app: ASGIApp, base: _Base, stop: trio.Event) -> AsyncIterator[str]:
-    """Serve HTTP until ``stop``; yields the URL."""
+async def _listening(base: _Base) -> AsyncIterator[list[HttpListener]]:
+    """Bind for HTTP; whoever connects waits until it is served."""
+    listeners = await make_listeners(base.config.http)
+    try:
+        yield listeners
+    finally:
+        for each in listeners:
+            await trio.aclose_forcefully(each.listener)
+
+
+@asynccontextmanager
+async def _serve_http(
+    app: ASGIApp, base: _Base, listeners: Sequence[HttpListener], stop: trio.Event
+) -> AsyncIterator[None]:
+    """Serve HTTP until ``stop``."""
     server = HttpServer(app, http=base.config.http)
     base.metrics.add_http(server)
-    listeners = await make_listeners(base.config.http)
     serve = partial(server.serve, listeners, stop=stop, grace_seconds=HTTP_GRACE_SECONDS)
     async with _running(serve):
-        yield listeners[0].url
+        yield

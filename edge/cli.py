@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn, Protocol, get_args
@@ -25,8 +24,10 @@ import structlog
 import trio
 
 from edge import __version__, logs
-from edge.config import SECRET_KEYS, Config, Section, mask_url
-from edge.config_load import CONFIG_VARIABLE, load_config
+from edge.cli_flags import FLAGS, with_flags
+from edge.cli_tools import token, top
+from edge.config import SECRET_KEYS, Config, Section, mask_url, masked
+from edge.config_load import load_config
 from edge.errors import ConfigError
 from edge.ready import Ready, Role, StartupError
 
@@ -51,86 +52,6 @@ class Run(Protocol):
         """Run one role; raises StartupError or OSError if it can not start."""
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """A command line flag: the text of one configuration key."""
-
-    name: str
-    key: str
-    metavar: str
-    help: str
-
-    def __call__(self, command: Callable[..., None]) -> Callable[..., None]:
-        """Add the flag to a command."""
-        option = click.option(self.name, self.key.replace(".", "__"), metavar=self.metavar or None,
-                              is_flag=not self.metavar, flag_value="true", default=None,
-                              help=f"{self.help}{self._default()}")  # fmt: skip
-        return option(command)
-
-    def _default(self) -> str:
-        section, _, key = self.key.partition(".")
-        value = getattr(getattr(Config(), section), key, "")
-        shown = bool(self.metavar) and value not in ("", ())
-        return f"  [default: {value}]" if shown else ""
-
-
-_SIGNALING: Final = (
-    Flag("--http", "http.bind", "HOST:PORT", "Listen for signaling, metrics and the demo page."),
-)
-_OPERATIONS: Final = (
-    Flag("--http", "http.bind", "HOST:PORT", "Listen for health checks and metrics."),
-)
-_TLS: Final = (
-    Flag("--tls", "http.tls", "off|self-signed|files",
-         "Serve HTTPS, with a certificate made up at each start or one from files."),
-    Flag("--certificate-file", "http.certificate_file", "FILE",
-         "Certificate chain, PEM; with --tls files."),
-    Flag("--key-file", "http.key_file", "FILE", "Its private key, PEM; with --tls files."),
-)  # fmt: skip
-_CALLS: Final = (
-    Flag("--api-keys-file", "http.api_keys_file", "FILE", "Keys that may open calls, one a line."),
-    Flag("--allow-anonymous", "http.allow_anonymous", "", "Serve anyone, beyond loopback as well."),
-    Flag("--cors-origin", "http.cors_origins", "ORIGIN[,...]", "Origins whose pages may call."),
-    Flag("--backend", "backend.kind", "NAME", "The model side: echo."),
-    Flag("--echo-delay", "backend.echo_delay_seconds", "SECONDS", "Delay of the echo."),
-)
-_RELAY: Final = (
-    Flag("--udp", "relay.bind", "HOST:PORT", "Public UDP address; all media of all clients."),
-    Flag("--advertise", "relay.advertise", "HOST[:PORT]",
-         "Address that clients are told, where it is not that of --udp."),
-    Flag("--internal", "relay.internal_bind", "HOST:PORT", "UDP address for transceivers."),
-)  # fmt: skip
-_TRANSCEIVER: Final = (
-    Flag("--internal", "transceiver.bind", "HOST:PORT", "UDP address for relays."),
-    Flag("--http-url", "transceiver.http_url", "URL", "Where the fleet reaches this signaling."),
-)
-_COMMON: Final = (
-    Flag("--registry", "registry.url", "URL",
-         "memory: (one process) or redis://HOST:PORT/DB (a fleet)."),
-    Flag("--secret-file", "registry.secret_file", "FILE",
-         "The fleet's secret, 32 characters or more; the same for all."),
-    Flag("--log-level", "log.level", "LEVEL", "debug, info, warning or error."),
-    Flag("--log-format", "log.format", "json|console", "How log lines look."),
-)  # fmt: skip
-_FLAGS: Final[dict[Role, tuple[Flag, ...]]] = {
-    "serve": _SIGNALING + _TLS + _CALLS + _RELAY + _COMMON,
-    "relay": _RELAY + _OPERATIONS + _TLS + _COMMON,
-    "transceiver": _SIGNALING + _TLS + _CALLS + _TRANSCEIVER + _COMMON,
-}
-
-
-def _with_flags(role: Role) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for flag in reversed(_FLAGS[role]):
-            command = flag(command)
-        option = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE",
-                              envvar=CONFIG_VARIABLE,
-                              help="Configuration, TOML; flags and EDGE_... win.")  # fmt: skip
-        return option(command)
-
-    return decorate
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="edge", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -138,21 +59,21 @@ def cli() -> None:
 
 
 @cli.command()
-@_with_flags("serve")
+@with_flags("serve")
 def serve(file: Path | None, **flags: str | None) -> None:
     """Run relay, transceiver and signaling in one process."""
     run_role("serve", _load("serve", file, flags))
 
 
 @cli.command()
-@_with_flags("relay")
+@with_flags("relay")
 def relay(file: Path | None, **flags: str | None) -> None:
     """Run a public UDP relay of a fleet."""
     run_role("relay", _load("relay", file, flags))
 
 
 @cli.command()
-@_with_flags("transceiver")
+@with_flags("transceiver")
 def transceiver(file: Path | None, **flags: str | None) -> None:
     """Run a WebRTC endpoint of a fleet, with signaling."""
     run_role("transceiver", _load("transceiver", file, flags))
@@ -161,12 +82,16 @@ def transceiver(file: Path | None, **flags: str | None) -> None:
 @cli.command()
 @click.option("--role", type=click.Choice(get_args(Role)), default="serve", show_default=True,
               help="The command whose rules apply.")  # fmt: skip
-@_with_flags("serve")
+@with_flags("serve")
 def check_config(role: Role, file: Path | None, **flags: str | None) -> None:
     """Check the configuration and print it as TOML, without its secrets."""
     config = _load(role, file, flags)
     sections = (f"[{name}]\n{_toml(getattr(config, name))}" for name in config.__struct_fields__)
     click.echo("\n".join(sections), nl=False)
+
+
+cli.add_command(token)
+cli.add_command(top)
 
 
 def _toml(section: Section) -> str:
@@ -176,13 +101,14 @@ def _toml(section: Section) -> str:
 def _toml_line(key: str, value: object) -> str:
     if key in SECRET_KEYS and value:
         return f"# {key} is set\n"
-    if key == "url" and isinstance(value, str):
-        value = mask_url(value)
+    if value is None:
+        return f"# {key} is not set\n"
+    value = masked(key, value)
     return f"{key} = {msgspec.json.encode(value).decode()}\n"  # for these types TOML looks alike
 
 
 def _load(role: Role, file: Path | None, flags: dict[str, str | None]) -> Config:
-    names = {flag.key: flag.name for flag in _FLAGS[role]}
+    names = {flag.key: flag.name for flag in FLAGS[role]}
     overrides = {name.replace("__", "."): text for name, text in flags.items()}
     return load_config(file, os.environ, overrides, role=role, flag_names=names)
 

@@ -29,9 +29,18 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def _shown(key: str, value: object) -> str:
     if key in SECRET_KEYS:
         return "'***'" if value else repr(value)
-    if key == "url" and isinstance(value, str):
-        return repr(mask_url(value))
-    return repr(value)
+    return repr(masked(key, value))
+
+
+def masked(key: str, value: object) -> object:
+    """Give what may be shown of a value that is no secret itself: its URLs are masked."""
+    match key, value:
+        case "url", str():
+            return mask_url(value)
+        case "peer_urls", tuple():
+            return tuple(mask_url(url) for url in value)
+        case _:
+            return value
 
 
 def mask_url(url: str) -> str:
@@ -90,6 +99,24 @@ class RelayConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How long a confirmed flow stays without a packet of its client."""
     lookups_per_second: float = 2_000.0
     """Registry look-ups for unknown sources."""
+    strangers_per_second: float = 20_000.0
+    """Checks and first packets of unknown sources; over it they are dropped."""
+    gate: bool = True
+    """Keep strangers out in the kernel while they send more than the relay can take."""
+    engine: str = "auto"
+    """``native`` (C), ``pure`` (Python), or ``auto``: native where it is installed."""
+    workers: int = 1
+    """Threads of the native engine, each with its pair of sockets."""
+    cpus: tuple[int, ...] = ()
+    """The processors to pin workers to, one a worker; empty: the kernel chooses."""
+    http_url: str = ""
+    """Where others of the fleet reach this one's metrics; empty: the bound address."""
+    region: str = ""
+    """Name of the region where it stands."""
+    latitude: float | None = None
+    """Degrees north, for distances to clients; unset: that of its region in ``geo.regions``."""
+    longitude: float | None = None
+    """Degrees east."""
 
 
 class TransceiverConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,6 +145,8 @@ class RegistryConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     url: str = "memory:"
     """``memory:`` (one process) or ``redis://HOST:PORT/DB``."""
+    peer_urls: tuple[str, ...] = ()
+    """Redis of other clusters, whose relays are read there; the secret is the same."""
     cluster: int = 0
     """This cluster's number, 0 to 65535, in every token."""
     secret: str = ""
@@ -128,6 +157,31 @@ class RegistryConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A process that is not heard for so long is taken for dead."""
     heartbeat_seconds: float = 0.5
     """How often a process renews its lease."""
+
+
+class GeoConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where clients and regions are, so that a client is told of the relays near it."""
+
+    headers: str = "off"
+    """A front's headers to believe: ``off``, ``cloudflare``, or ``custom`` (those named below)."""
+    fronts: tuple[str, ...] = ()
+    """Networks (as in 10.0.0.0/8) whose requests' headers are believed; empty: everybody's."""
+    region_header: str = ""
+    """Header with the name of a region; for ``custom``."""
+    country_header: str = ""
+    """Header with a country's two letters (ISO 3166); for ``custom``."""
+    latitude_header: str = ""
+    """Header with degrees north; for ``custom``."""
+    longitude_header: str = ""
+    """Header with degrees east; for ``custom``."""
+    address_header: str = ""
+    """Header with the client's address, for the database; of a list the last; for ``custom``."""
+    database: str = ""
+    """MaxMind DB file that gives addresses their places."""
+    default_region: str = ""
+    """Region of clients whose place is not known."""
+    regions: tuple[str, ...] = ()
+    """Places of regions, each as NAME=LATITUDE/LONGITUDE, in degrees."""
 
 
 class BackendConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,5 +211,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     relay: RelayConfig = RelayConfig()
     transceiver: TransceiverConfig = TransceiverConfig()
     registry: RegistryConfig = RegistryConfig()
+    geo: GeoConfig = GeoConfig()
     backend: BackendConfig = BackendConfig()
     log: LogConfig = LogConfig()

@@ -45,12 +45,13 @@ def load_config(
     environ: Mapping[str, str],
     overrides: Mapping[str, object],
     *,
-    role: Role = "serve",
+    role: Role | None = "serve",
     flag_names: Mapping[str, str] | None = None,
 ) -> Config:
     """Merge the sources: ``overrides`` (keyed ``section.key``), then ``environ``, then ``file``.
 
-    ``flag_names`` gives the name of a key's command line flag, for errors. Raises ConfigError.
+    ``flag_names`` gives the name of a key's command line flag, for errors. Without a ``role``,
+    for tools, the rules between keys do not apply. Raises ConfigError.
     """
     values: dict[str, dict[str, object]] = {section: {} for section in _TYPES}
     places: dict[str, str] = {}
@@ -66,7 +67,7 @@ def load_config(
             values[section][name] = _checked(setting)
             places[setting.key] = setting.place
     config = msgspec.convert(values, Config)
-    broken = broken_rule(config, role)
+    broken = broken_rule(config, role) if role is not None else None
     if broken is not None:
         key, sentence = broken
         place = places.get(key) or names.get(key) or names.get(f"{key}_file") or key
@@ -158,7 +159,7 @@ def _checked(setting: _Setting) -> object:
     """Convert a value to its key's type and apply its rule."""
     expected, value = _KEYS[setting.key], setting.value
     from_text = setting.from_text and isinstance(value, str)
-    if from_text and isinstance(value, str) and expected == tuple[str, ...]:
+    if from_text and isinstance(value, str) and expected in _LISTS:
         value = [item.strip() for item in value.split(",") if item.strip()]
     try:
         value = msgspec.convert(value, expected, strict=not from_text)
@@ -194,8 +195,11 @@ _WORDS: Final[dict[object, str]] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
+    float | None: "a number",
     tuple[str, ...]: "a list of texts",
+    tuple[int, ...]: "a list of whole numbers",
 }
+_LISTS: Final = (tuple[str, ...], tuple[int, ...])
 _SERVICE_LINK: Final = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
 )

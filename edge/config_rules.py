@@ -5,21 +5,39 @@ A rule raises ValueError with a sentence for a person; it never repeats a secret
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final, NewType
-from urllib.parse import urlsplit
 
 from edge.address import parse_address
 from edge.config import Config
+from edge.config_texts import (
+    LATITUDES,
+    LONGITUDES,
+    MIN_SECRET_CHARS,
+    check_advertise,
+    check_api_key,
+    check_bind,
+    check_header_name,
+    check_http_url,
+    check_network,
+    check_number,
+    check_origin,
+    check_peer_url,
+    check_region,
+    check_region_name,
+    check_registry_url,
+    check_secret,
+    one_of,
+)
 from edge.ready import Role
 
 Key = NewType("Key", str)
 """``section.key``."""
 
-MIN_SECRET_CHARS: Final = 32
-MIN_API_KEY_CHARS: Final = 8
+CUSTOM_HEADERS: Final = ("region", "country", "latitude", "longitude", "address")
+"""What a front's header may tell; ``geo.NAME_header`` says which."""
+
 _MAX_NUMBER: Final = 2**31 - 1
 
 
@@ -29,14 +47,26 @@ def check_value(key: Key, value: object) -> None:
     match value:
         case str() if rule is not None and (value or key not in _MAY_BE_EMPTY):
             rule(value)
-        case tuple() if rule is not None:
+        case tuple():
             for item in value:
-                rule(item)
+                check_item(key, item)
         case bool():
             pass
         case int() | float():
             low, high = _RANGES.get(key, (None, _MAX_NUMBER))
-            _check_number(value, low, high)
+            check_number(value, low, high)
+        case _:
+            pass
+
+
+def check_item(key: Key, item: object) -> None:
+    """Apply the rule of a list's key to one of its items."""
+    rule = _RULES.get(key)
+    match item:
+        case str() if rule is not None:
+            rule(item)
+        case int():
+            check_number(item, *_RANGES[key])
         case _:
             pass
 
@@ -50,11 +80,12 @@ def broken_rule(config: Config, role: Role) -> tuple[Key, str] | None:
 
 
 def _between_keys(config: Config, role: Role) -> list[tuple[str, bool, str]]:
-    http, relay, registry = config.http, config.relay, config.registry
+    http, relay, registry, geo = config.http, config.relay, config.registry, config.geo
     with_relay, with_http = role != "transceiver", role != "relay"
     has_files = bool(http.certificate_file and http.key_file)
     is_open = not http.api_keys and not http.allow_anonymous
     is_fleet = registry.url != "memory:"
+    custom = [getattr(geo, f"{name}_header") for name in CUSTOM_HEADERS]
     return [
         ("http.certificate_file", http.tls == "files" and not has_files,
          'tls = "files" needs certificate_file and key_file'),
@@ -75,6 +106,20 @@ def _between_keys(config: Config, role: Role) -> list[tuple[str, bool, str]]:
          "needs secret as well"),
         ("registry.heartbeat_seconds", registry.heartbeat_seconds >= registry.lease_seconds,
          "must be shorter than lease_seconds"),
+        ("registry.peer_urls", bool(registry.peer_urls) and not is_fleet,
+         "peers need a shared registry of our own in registry.url"),
+        ("relay.longitude", (relay.latitude is None) != (relay.longitude is None),
+         "latitude and longitude belong together"),
+        ("relay.cpus", bool(relay.cpus) and len(relay.cpus) != relay.workers,
+         f"name one processor for each of the {relay.workers} workers"),
+        ("geo.headers", geo.headers == "custom" and not any(custom),
+         'headers = "custom" needs the name of at least one header'),
+        ("geo.headers", geo.headers != "custom" and any(custom),
+         'names of headers are for headers = "custom"'),
+        ("geo.longitude_header", bool(geo.latitude_header) != bool(geo.longitude_header),
+         "latitude_header and longitude_header belong together"),
+        ("geo.regions", len({one.partition("=")[0] for one in geo.regions}) != len(geo.regions),
+         "a region is named twice"),
     ]  # fmt: skip
 
 
@@ -86,99 +131,51 @@ def _is_loopback(address: str) -> bool:
     return ip_address(parse_address(address)[0]).is_loopback
 
 
-def _check_number(value: float, low: float | None, high: float) -> None:
-    if low is None and not (math.isfinite(value) and 0 < value <= high):
-        raise ValueError(f"must be above 0 and at most {high}, not {value:g}")
-    if low is not None and not (math.isfinite(value) and low <= value <= high):
-        raise ValueError(f"must be from {low:g} to {high:g}, not {value:g}")
-
-
-def _bind(text: str) -> None:
-    parse_address(text)
-
-
-def _advertise(text: str) -> None:
-    host, port = parse_address(text, default_port=1)
-    if ip_address(host).is_unspecified:
-        raise ValueError(f"{text!r}: a wildcard can not be told to clients")
-    if port == 0:
-        raise ValueError(f"{text!r}: port 0 can not be told to clients")
-
-
-def _one_of(*choices: str) -> Callable[[str], None]:
-    def check(text: str) -> None:
-        if text not in choices:
-            raise ValueError(f"must be {' or '.join(choices)}, not {text[:60]!r}")
-
-    return check
-
-
-def _registry_url(text: str) -> None:
-    if text == "memory:":
-        return
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in ("redis", "rediss") and bool(parts.hostname)
-        valid = valid and parts.port != 0 and (parts.path.strip("/") or "0").isdecimal()
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ValueError("must be memory: or redis://HOST:PORT/DB (rediss:// for TLS)")
-
-
-def _http_url(text: str) -> None:
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or parts.query or parts.fragment or parts.username is not None:
-        raise ValueError("must be a plain URL, as in https://10.0.0.5:8080")
-
-
-def _origin(text: str) -> None:
-    scheme, _, rest = text.partition("://")
-    if scheme not in ("http", "https") or not rest or set(rest) & set("/*?#@ "):
-        raise ValueError(
-            f"{text[:80]!r}: an origin looks like https://example.org or https://example.org:8443"
-        )
-
-
-def _secret(text: str) -> None:
-    if len(text) < MIN_SECRET_CHARS:
-        raise ValueError(f"must have at least {MIN_SECRET_CHARS} characters, has {len(text)}")
-
-
-def _api_key(text: str) -> None:
-    if len(text) < MIN_API_KEY_CHARS or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError(
-            f"each key must have at least {MIN_API_KEY_CHARS} visible ASCII characters"
-        )
-
-
 _RULES: Final[dict[str, Callable[[str], None]]] = {
-    "http.bind": _bind,
-    "http.tls": _one_of("off", "self-signed", "files"),
-    "http.api_keys": _api_key,
-    "http.cors_origins": _origin,
-    "relay.bind": _bind,
-    "relay.advertise": _advertise,
-    "relay.internal_bind": _bind,
-    "transceiver.bind": _bind,
-    "transceiver.http_url": _http_url,
-    "registry.url": _registry_url,
-    "registry.secret": _secret,
-    "registry.previous_secret": _secret,
-    "backend.kind": _one_of("echo"),
-    "log.level": _one_of("debug", "info", "warning", "error"),
-    "log.format": _one_of("json", "console"),
+    "http.bind": check_bind,
+    "http.tls": one_of("off", "self-signed", "files"),
+    "http.api_keys": check_api_key,
+    "http.cors_origins": check_origin,
+    "relay.bind": check_bind,
+    "relay.advertise": check_advertise,
+    "relay.internal_bind": check_bind,
+    "relay.engine": one_of("auto", "native", "pure"),
+    "relay.region": check_region_name,
+    "transceiver.bind": check_bind,
+    "relay.http_url": check_http_url,
+    "transceiver.http_url": check_http_url,
+    "registry.url": check_registry_url,
+    "registry.peer_urls": check_peer_url,
+    "registry.secret": check_secret,
+    "registry.previous_secret": check_secret,
+    "geo.headers": one_of("off", "cloudflare", "custom"),
+    "geo.fronts": check_network,
+    **{f"geo.{name}_header": check_header_name for name in CUSTOM_HEADERS},
+    "geo.default_region": check_region_name,
+    "geo.regions": check_region,
+    "backend.kind": one_of("echo"),
+    "log.level": one_of("debug", "info", "warning", "error"),
+    "log.format": one_of("json", "console"),
 }
 
 _MAY_BE_EMPTY: Final = frozenset(
-    {"relay.advertise", "transceiver.http_url", "registry.secret", "registry.previous_secret"}
+    {
+        "relay.advertise",
+        "relay.region",
+        "relay.http_url",
+        "transceiver.http_url",
+        "registry.secret",
+        "registry.previous_secret",
+        "geo.default_region",
+        *(f"geo.{name}_header" for name in CUSTOM_HEADERS),
+    }
 )
 
 _RANGES: Final[dict[str, tuple[float, float]]] = {
+    "relay.workers": (1, 64),
+    "relay.cpus": (0, 4_095),
+    "relay.latitude": LATITUDES,
+    "relay.longitude": LONGITUDES,
     "registry.cluster": (0, 65_535),
     "backend.echo_delay_seconds": (0, 30),
 }

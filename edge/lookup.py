@@ -16,9 +16,9 @@ from typing import Final
 import structlog
 import trio
 
-from edge.address import Address
 from edge.errors import Drop
 from edge.limits import TokenBucket
+from edge.wire.spp import Path
 
 MAX_CLIENTS: Final = 512
 """Clients that may wait at once."""
@@ -39,7 +39,7 @@ class Lookups:
 
     def __init__(
         self,
-        resolve: Callable[[Address], Awaitable[bool]],
+        resolve: Callable[[Path], Awaitable[bool]],
         *,
         per_second: float,
         clock: Callable[[], float],
@@ -47,15 +47,15 @@ class Lookups:
         self._resolve = resolve
         self._clock = clock
         self._bucket = TokenBucket(per_second, now=clock())
-        self._waiting: dict[Address, deque[Retry]] = {}
-        self._asked: deque[Address] = deque()
+        self._waiting: dict[Path, deque[Retry]] = {}
+        self._asked: deque[Path] = deque()
         self._unserved = trio.Semaphore(0)
-        self._absent: dict[Address, float] = {}
+        self._absent: dict[Path, float] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def hold(self, client: Address, retry: Retry, *, now: float) -> Drop | None:
+    def hold(self, client: Path, retry: Retry, *, now: float) -> Drop | None:
         """Keep a datagram until its client has been looked up, or return what was dropped."""
         held = self._waiting.get(client)
         if held is not None:
@@ -95,7 +95,7 @@ class Lookups:
         self._asked.clear()
         self._unserved = trio.Semaphore(0)
 
-    def _remember_absent(self, client: Address, now: float) -> None:
+    def _remember_absent(self, client: Path, now: float) -> None:
         self._absent.pop(client, None)
         if len(self._absent) >= MAX_ABSENT:
             del self._absent[next(iter(self._absent))]

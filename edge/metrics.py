@@ -1,15 +1,16 @@
 """What Prometheus reads at ``/metrics``; the names are listed in docs/metrics.md.
 
-Nothing is pushed but the setup times: every part counts for itself, and a scrape asks the parts.
+Nothing is pushed but times: every part counts for itself, and a scrape asks the parts.
 A part is plugged in with one line where it is made:
 
     metrics = Metrics()
     metrics.add_relay(relay.statistics)
-    metrics.add_transceiver(transceiver)             # and observe_setup=metrics.observe_setup
+    metrics.add_transceiver(transceiver)  # with observe_setup and observe_round_trip of these
+    metrics.add_datagrams(datagrams.statistics)      # a transceiver's socket
     metrics.add_registry(registry.statistics)
     metrics.add_directory(directory.statistics)
     metrics.add_http(http_server)
-    metrics.add_drops("socket", lambda: datagrams.statistics().drops)
+    metrics.add_drops("socket", lambda: sockets.statistics().drops)
     metrics.render()                                 # text format 0.0.4
 
 Parts of the same kind add up. Labels take their values from enums only, so no client can make one.
@@ -28,6 +29,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from edge import __version__
+from edge.datagram import DatagramStatistics
 from edge.errors import Drop, EndReason
 from edge.http.server import HttpEvent
 from edge.registry.directory import DirectoryStatistics
@@ -36,6 +38,8 @@ from edge.relay import RelayStatistics
 
 SETUP_BUCKETS: Final = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 """Seconds; fine around the target of 30 to 45 ms, and up to the setup time-out."""
+ROUND_TRIP_BUCKETS: Final = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 5.0)
+"""Seconds; a region is 10 to 50 ms wide, an ocean 100; beyond 300 people interrupt each other."""
 
 Part: TypeAlias = Literal["relay", "transceiver", "registry", "socket"]
 
@@ -45,6 +49,7 @@ class SessionCounts(Protocol):
 
     opened: int
     ended: Counter[EndReason]
+    draining: bool
 
     @property
     def sessions(self) -> int:
@@ -77,11 +82,16 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "edge_build_info": Family("gauge", "Always 1; the version is the label.", ("version",)),
     "edge_relay_packets_total": Family("counter", "Datagrams forwarded.", ("direction",)),
     "edge_relay_bytes_total": Family("counter", "Bytes of datagrams forwarded.", ("direction",)),
+    "edge_relay_wakes_total": Family("counter", "Wakes of the forwarder that found something."),
     "edge_relay_flows": Family("gauge", "Flows in the table.", ("state",)),
     "edge_relay_waiting_lookups": Family("gauge", "Sources being looked up in the registry."),
     "edge_sessions": Family("gauge", "Sessions that are open."),
     "edge_sessions_opened_total": Family("counter", "Sessions opened."),
     "edge_sessions_ended_total": Family("counter", "Sessions ended, by why.", ("reason",)),
+    "edge_transceiver_draining": Family("gauge", "1 while it takes no new sessions."),
+    "edge_transceiver_packets_total": Family(
+        "counter", "Datagrams exchanged with relays.", ("direction",)
+    ),
     "edge_drops_total": Family(
         "counter", "Datagrams, frames or records discarded, by why.", ("part", "reason")
     ),
@@ -95,7 +105,16 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "edge_http_connections": Family("gauge", "HTTP connections that are open."),
     "edge_http_events_total": Family("counter", "What happened to HTTP connections.", ("event",)),
 }
-"""Every metric that is read at a scrape; the setup histogram and process metrics come on top."""
+"""Every metric that is read at a scrape; process metrics come on top."""
+
+HISTOGRAMS: Final[Mapping[str, tuple[str, tuple[float, ...]]]] = {
+    "edge_setup_seconds": ("From the offer to a connected session.", SETUP_BUCKETS),
+    "edge_round_trip_seconds": (
+        "From us to a client and back, as its reports tell.",
+        ROUND_TRIP_BUCKETS,
+    ),
+}
+"""What is pushed: a sentence and the buckets, in seconds."""
 
 
 class Metrics:
@@ -105,12 +124,10 @@ class Metrics:
         self._sources: list[Callable[[_Scrape], None]] = []
         self._registry = CollectorRegistry()
         self._registry.register(_PartsCollector(self._sources))
-        self._setup = Histogram(
-            "edge_setup_seconds",
-            "From the offer to a connected session.",
-            buckets=SETUP_BUCKETS,
-            registry=self._registry,
-        )
+        self._times = {
+            name: Histogram(name, text, buckets=buckets, registry=self._registry)
+            for name, (text, buckets) in HISTOGRAMS.items()
+        }
         ProcessCollector(registry=self._registry)
         self._sources.append(lambda scrape: scrape.add("edge_build_info", 1, version))
 
@@ -120,7 +137,11 @@ class Metrics:
 
     def observe_setup(self, seconds: float) -> None:
         """Note how long a session took from its offer until it was connected."""
-        self._setup.observe(seconds)
+        self._times["edge_setup_seconds"].observe(seconds)
+
+    def observe_round_trip(self, seconds: float) -> None:
+        """Note a round-trip time that a client's report measured."""
+        self._times["edge_round_trip_seconds"].observe(seconds)
 
     def add_relay(self, read: Callable[[], RelayStatistics]) -> None:
         """Read a relay."""
@@ -131,6 +152,7 @@ class Metrics:
             scrape.add("edge_relay_packets_total", now.packets_to_clients, "to_client")
             scrape.add("edge_relay_bytes_total", now.bytes_to_transceivers, "to_transceiver")
             scrape.add("edge_relay_bytes_total", now.bytes_to_clients, "to_client")
+            scrape.add("edge_relay_wakes_total", now.wakes)
             scrape.add("edge_relay_flows", now.flows, "confirmed")
             scrape.add("edge_relay_flows", now.provisional_flows, "provisional")
             scrape.add("edge_relay_waiting_lookups", now.waiting_lookups)
@@ -144,9 +166,21 @@ class Metrics:
         def collect(scrape: _Scrape) -> None:
             scrape.add("edge_sessions", transceiver.sessions)
             scrape.add("edge_sessions_opened_total", transceiver.opened)
+            scrape.add("edge_transceiver_draining", transceiver.draining)
             for reason in EndReason:
                 scrape.add("edge_sessions_ended_total", transceiver.ended[reason], reason)
             scrape.add_drops("transceiver", transceiver.all_drops())
+
+        self._sources.append(collect)
+
+    def add_datagrams(self, read: Callable[[], DatagramStatistics]) -> None:
+        """Read the socket between a transceiver and its relays."""
+
+        def collect(scrape: _Scrape) -> None:
+            now = read()
+            scrape.add("edge_transceiver_packets_total", now.received, "received")
+            scrape.add("edge_transceiver_packets_total", now.sent, "sent")
+            scrape.add_drops("socket", now.drops)
 
         self._sources.append(collect)
 

@@ -1,42 +1,46 @@
 """The relay: forwards between clients and transceivers, and answers nobody itself.
 
-The rules are those of ``routing``; this is Trio, sockets and the registry around them. One drain
-loop a socket handles a whole batch by plain calls, with no task and no queue for a packet. From
-the public side, STUN requests go by their token and all else by a confirmed flow. From the
-internal side, a datagram must come from a living transceiver and name a client whose flow is its
-own; a header with nothing behind it gives the flow back.
+Packets pass in the ``forwarder``. This is what it leaves to Python: STUN checks, which go by their
+token, their answers, which confirm flows by the rules of ``routing``, and whatever comes from
+nobody known. After a restart the flow table is empty and the registry knows more: the first
+datagram of an unknown client waits for one look-up, within the bounds of ``lookup``.
 
-After a restart the flow table is empty and the registry knows more: the first datagram of an
-unknown client waits for one look-up, within the bounds of ``lookup``.
+A token may name another cluster. Then one of that cluster's relays, the *peer* that rendezvous
+hashing gives this client, gets the datagram with its SPP header and takes it on to a transceiver;
+the way back is the same. To each relay the next one is a hop like any other, so the same flows,
+confirmations and records serve. A datagram never goes on to a third relay: what comes from a peer
+must name a transceiver of our own.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, Protocol
+from hashlib import blake2b
+from itertools import count
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 import trio
 
 from edge.address import Address
-from edge.datagram import Datagrams
 from edge.errors import Drop, RemoteProtocolError
+from edge.forwarder.protocol import FIRST_PEER, Forwarder, Raised
 from edge.lookup import Lookups
 from edge.registry.protocol import (
     FlowRecord,
     Registry,
     RegistryUnavailable,
+    RelayRecord,
     Slot,
     TransceiverRecord,
 )
-from edge.routing import EXPIRE_BATCH, Flow, FlowTable
+from edge.routing import FlowTable
 from edge.token import TokenSealer
-from edge.wire.demux import Kind, classify
-from edge.wire.spp import Path, decode_path, split
+from edge.wire.spp import Path, decode_path
 from edge.wire.stun import MessageClass, peek, peek_username
 
 HOUSEKEEPING_SECONDS: Final = 0.5
@@ -45,18 +49,20 @@ LOOKUP_TIMEOUT: Final = 1.0  # seconds
 
 log = structlog.get_logger()
 
-Handler = Callable[[bytes, Address, float], Drop | None]
-"""Takes a datagram, its source and ``now``; returns why it was dropped, or None."""
 
+class Fleet(Protocol):
+    """What a relay must know of the others, at once and without asking anybody."""
 
-class TransceiverDirectory(Protocol):
-    """What a relay must know of the fleet, at once and without asking anybody."""
+    @property
+    def transceivers(self) -> Sequence[TransceiverRecord]:
+        """The living transceivers of our cluster."""
 
-    def transceiver(self, slot: Slot) -> TransceiverRecord | None:
-        """The living transceiver of a slot."""
+    @property
+    def relays(self) -> Sequence[RelayRecord]:
+        """The living relays of all clusters."""
 
-    def slot_of(self, address: Address) -> Slot | None:
-        """The slot whose living transceiver sends from this internal address."""
+    def watch(self, changed: Callable[[], None]) -> AbstractContextManager[None]:
+        """Have ``changed`` called now and whenever somebody has come, moved or gone."""
 
     def hint_stale(self) -> None:
         """Ask for an early refresh."""
@@ -70,81 +76,96 @@ class RelayStatistics:
     bytes_to_transceivers: int
     packets_to_clients: int
     bytes_to_clients: int
+    wakes: int
     flows: int
     provisional_flows: int
     waiting_lookups: int
     drops: Mapping[Drop, int]
 
 
-class Relay:
-    """One public and one internal socket, which stay the caller's to close.
+class _Hop(NamedTuple):
+    """What the forwarder is told of a hop."""
 
-    ``clock`` is monotonic and ``unix`` is unix time, both in seconds.
+    address: Address
+    group: int
+    public: Address | None
+
+
+class Relay:
+    """One public address. The forwarder and its sockets stay the caller's.
+
+    ``public`` is the address that clients are told. ``clock`` is monotonic and ``unix`` is unix
+    time, both in seconds.
     """
 
     def __init__(
         self,
-        public: Datagrams,
-        internal: Datagrams,
+        forwarder: Forwarder,
         *,
+        public: Address,
         flows: FlowTable,
         sealer: TokenSealer,
         cluster: int,
-        directory: TransceiverDirectory,
+        fleet: Fleet,
         registry: Registry,
         lookups_per_second: float = 2_000.0,
         clock: Callable[[], float] = trio.current_time,
         unix: Callable[[], float] = time.time,
     ) -> None:
+        self._forwarder = forwarder
         self._public = public
-        self._internal = internal
         self._flows = flows
         self._sealer = sealer
         self._cluster = cluster
-        self._directory = directory
+        self._fleet = fleet
         self._registry = registry
         self._clock = clock
         self._unix = unix
         self._drops: Counter[Drop] = Counter()
         self._lookups = Lookups(self._restore, per_second=lookups_per_second, clock=clock)
-        self._packets_in = self._bytes_in = self._packets_out = self._bytes_out = 0
+        self._hops: dict[int, _Hop] = {}
+        self._peers = _Peers(cluster)
+        self._gone: set[int] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Forward until cancelled."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._pump, self._public, self._from_client)
-                nursery.start_soon(self._pump, self._internal, self._from_transceiver)
-                nursery.start_soon(self._keep_house)
-                for _ in range(LOOKUP_TASKS):
-                    nursery.start_soon(self._lookups.serve)
-                task_status.started()
+            with self._fleet.watch(self._meet):
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self._forwarder.run)
+                    nursery.start_soon(self._serve)
+                    nursery.start_soon(self._keep_house)
+                    for _ in range(LOOKUP_TASKS):
+                        nursery.start_soon(self._lookups.serve)
+                    task_status.started()
         finally:
             self._lookups.clear()
 
     def statistics(self) -> RelayStatistics:
         """Return the counters."""
+        forwarded = self._forwarder.statistics()
         return RelayStatistics(
-            packets_to_transceivers=self._packets_in,
-            bytes_to_transceivers=self._bytes_in,
-            packets_to_clients=self._packets_out,
-            bytes_to_clients=self._bytes_out,
+            packets_to_transceivers=forwarded.packets_to_transceivers,
+            bytes_to_transceivers=forwarded.bytes_to_transceivers,
+            packets_to_clients=forwarded.packets_to_clients,
+            bytes_to_clients=forwarded.bytes_to_clients,
+            wakes=forwarded.wakes,
             flows=len(self._flows),
             provisional_flows=self._flows.provisional,
             waiting_lookups=len(self._lookups),
-            drops=self._drops + self._flows.drops,
+            drops=self._drops + self._flows.drops + Counter(forwarded.drops),
         )
 
-    async def _pump(self, datagrams: Datagrams, handler: Handler) -> None:
+    async def _serve(self) -> None:
         while True:
-            batch = await datagrams.receive_batch()
+            batch = await self._forwarder.receive()
             now = self._clock()
-            for datagram, source in batch:
-                self._handle(handler, datagram, source, now)
+            for raised in batch:
+                self._handle(raised, now)
 
-    def _handle(self, handler: Handler, datagram: bytes, source: Address, now: float) -> None:
+    def _handle(self, raised: Raised, now: float) -> None:
         try:
-            drop = handler(datagram, source, now)
+            drop = self._route(raised, now)
         except RemoteProtocolError as error:
             drop = error.drop
         except Exception:
@@ -153,130 +174,189 @@ class Relay:
         if drop is not None:
             self._drops[drop] += 1
 
-    # Clients to transceivers.
+    def _route(self, raised: Raised, now: float) -> Drop | None:
+        path, payload, sender = raised
+        if not payload:
+            return self._given_back(raised, now)
+        if payload[0] < 4:  # STUN; RFC 7983
+            message_class, transaction_id = peek(payload)
+            if sender == 0 and message_class is MessageClass.REQUEST:
+                return self._request(path, payload, transaction_id, now)
+            if sender and message_class in (MessageClass.SUCCESS, MessageClass.ERROR):
+                return self._response(raised, message_class, transaction_id, now)
+        return self._pass_on(raised, now)
 
-    def _from_client(self, datagram: bytes, client: Address, now: float) -> Drop | None:
-        if datagram[:1] < b"\x04":  # STUN, or nothing at all; RFC 7983
-            message_class, transaction_id = peek(datagram)
-            if message_class is MessageClass.REQUEST:
-                return self._from_token(datagram, client, transaction_id, now)
-        flow = self._flows.lookup(client)
-        if flow is None:
-            if classify(datagram) is Kind.UNKNOWN:
-                return Drop.UNKNOWN_KIND
-            return self._look_up(client, self._from_client, datagram, client, now)
-        drop = self._to_transceiver(flow.slot, flow.path, datagram)
-        if flow.challenger is not None:
-            self._to_transceiver(flow.challenger.slot, flow.path, datagram)
+    # Checks and their answers.
+
+    def _request(
+        self, path: Path, payload: bytes, transaction_id: bytes, now: float
+    ) -> Drop | None:
+        server_ufrag = peek_username(payload).partition(":")[0]
+        token = self._sealer.open(server_ufrag, unix_now=self._unix())
+        if token.cluster == self._cluster:
+            hop = token.slot if token.slot in self._hops else 0
+        elif decode_path(path)[1] != self._public:
+            return Drop.LOOP
+        else:
+            hop = self._peers.choose(token.cluster, path)
+        if not hop:
+            self._fleet.hint_stale()
+            return Drop.UNKNOWN_SLOT
+        self._flows.client_request(path, hop, transaction_id, now=now)
+        self._forwarder.forward(path, payload, hop)
+        return None
+
+    def _response(
+        self, raised: Raised, message_class: MessageClass, transaction_id: bytes, now: float
+    ) -> Drop | None:
+        path, payload, sender = raised
+        success = message_class is MessageClass.SUCCESS
+        drop = self._flows.outbound_response(path, sender, transaction_id, success=success, now=now)
+        if drop is Drop.UNKNOWN_FLOW:
+            return self._look_up(raised, now)
+        if drop is None:
+            self._forwarder.deliver(path, payload)
+            if success and self._flows.save_due(path, sender, now=now):
+                self._save(path, sender)
         return drop
 
-    def _from_token(
-        self, datagram: bytes, client: Address, transaction_id: bytes, now: float
-    ) -> Drop | None:
-        server_ufrag = peek_username(datagram).partition(":")[0]
-        token = self._sealer.open(server_ufrag, unix_now=self._unix())
-        if token.cluster != self._cluster:
-            return Drop.BAD_TOKEN
-        if client == self._flows.public:
-            return Drop.MALFORMED  # a forged source: the answer would come back to ourselves
-        if self._directory.transceiver(Slot(token.slot)) is None:
-            return self._unknown_slot()
-        path = self._flows.client_request(client, token.slot, transaction_id, now=now)
-        return self._to_transceiver(token.slot, path, datagram)
-
-    def _to_transceiver(self, slot: int, path: Path, datagram: bytes) -> Drop | None:
-        record = self._directory.transceiver(Slot(slot))
-        if record is None:
-            return self._unknown_slot()
-        if self._internal.send_framed(path, datagram, record.address):
-            self._packets_in += 1
-            self._bytes_in += len(datagram)
-        return None
-
-    def _unknown_slot(self) -> Drop:
-        self._directory.hint_stale()
-        return Drop.UNKNOWN_SLOT
-
-    # Transceivers to clients.
-
-    def _from_transceiver(self, datagram: bytes, source: Address, now: float) -> Drop | None:
-        slot = self._directory.slot_of(source)
-        if slot is None:
-            return self._unknown_slot()
-        path, payload = split(datagram)
-        if not payload:
-            flow = self._flows.release(path, slot)
-        elif payload[0] < 4:
-            flow = self._outbound_stun(path, slot, payload, now)
-        else:
-            flow = self._flows.outbound(path, slot)
-        if isinstance(flow, Drop):
-            if flow is not Drop.UNKNOWN_FLOW:
-                return flow
+    def _given_back(self, raised: Raised, now: float) -> Drop | None:
+        path = raised.path
+        drop = self._flows.release(path, raised.sender)
+        if drop is Drop.UNKNOWN_FLOW:
+            return self._look_up(raised, now)
+        if drop is None:
             client, proxy = decode_path(path)
-            if proxy != self._flows.public:
-                return flow
-            return self._look_up(client, self._from_transceiver, datagram, source, now)
-        if not payload:
-            self._forget(flow)
-        elif self._public.send(payload, flow.client):
-            self._packets_out += 1
-            self._bytes_out += len(payload)
+            if self._flows.lookup(path) is None:
+                self._registry.remove_flow(proxy, client)
+            if proxy != self._public:
+                self._forwarder.deliver(path, b"")
+        return drop
+
+    # What found no flow when it came.
+
+    def _pass_on(self, raised: Raised, now: float) -> Drop | None:
+        path, payload, sender = raised
+        entry = self._flows.lookup(path)
+        if entry is None:
+            return self._look_up(raised, now)
+        if sender:
+            drop = self._flows.outbound(path, sender)
+            if drop is None:
+                self._forwarder.deliver(path, payload)
+            return drop
+        for hop in (entry.owner, entry.challenger):
+            if hop:
+                self._forwarder.forward(path, payload, hop)
         return None
 
-    def _outbound_stun(self, path: Path, slot: Slot, payload: bytes, now: float) -> Flow | Drop:
-        message_class, transaction_id = peek(payload)
-        success = message_class is MessageClass.SUCCESS
-        if not success and message_class is not MessageClass.ERROR:
-            return self._flows.outbound(path, slot)
-        flow = self._flows.outbound_response(path, slot, transaction_id, success=success, now=now)
-        if success and isinstance(flow, Flow) and flow.save_at <= now:
-            self._save(flow, now)
-        return flow
-
-    # The registry.
-
-    def _save(self, flow: Flow, now: float) -> None:
-        """Write the record of a flow that owns its client, a few times in its life time."""
-        if self._flows.lookup(flow.client) is not flow:
-            return
-        flow.save_at = now + self._flows.idle_seconds / 3
-        record = FlowRecord(public=self._flows.public, client=flow.client, slot=Slot(flow.slot))
-        self._registry.save_flow(record, seconds=self._flows.idle_seconds)
-
-    def _forget(self, flow: Flow) -> None:
-        """Remove the record of a flow that was given back, unless another inherits."""
-        if self._flows.lookup(flow.client) is None:
-            self._registry.remove_flow(self._flows.public, flow.client)
-
-    def _look_up(
-        self, client: Address, handler: Handler, datagram: bytes, source: Address, now: float
-    ) -> Drop | None:
+    def _look_up(self, raised: Raised, now: float) -> Drop | None:
         """Let a datagram wait until the registry has been asked for its flow."""
-        return self._lookups.hold(client, partial(self._handle, handler, datagram, source), now=now)
+        return self._lookups.hold(raised.path, lambda at: self._handle(raised, at), now=now)
 
-    async def _restore(self, client: Address) -> bool:
+    async def _restore(self, path: Path) -> bool:
         """Look a flow up; returns whether there is one now."""
+        client, proxy = decode_path(path)
         try:
             with trio.fail_after(LOOKUP_TIMEOUT):
-                record = await self._registry.find_flow(self._flows.public, client)
+                record = await self._registry.find_flow(proxy, client)
         except (RegistryUnavailable, trio.TooSlowError):
             return False
-        if record is None or self._directory.transceiver(record.slot) is None:
+        hop = 0 if record is None else self._hop_of(record, path)
+        if not hop:
             return False
-        now = self._clock()
-        flow = self._flows.restore(client, record.slot, now=now)
-        if isinstance(flow, Drop):
-            self._drops[flow] += 1
-            return False
-        flow.save_at = now + self._flows.idle_seconds / 3
-        return True
+        drop = self._flows.restore(path, hop, now=self._clock())
+        if drop is not None:
+            self._drops[drop] += 1
+        return drop is None
+
+    def _hop_of(self, record: FlowRecord, path: Path) -> int:
+        if record.cluster == self._cluster:
+            return record.slot if record.slot in self._hops else 0
+        return self._peers.choose(record.cluster, path) if record.public == self._public else 0
+
+    def _save(self, path: Path, hop: int) -> None:
+        client, proxy = decode_path(path)
+        cluster, slot = self._cluster, Slot(hop)
+        if hop >= FIRST_PEER:
+            cluster, slot = self._peers.cluster_of(hop), Slot(0)
+        record = FlowRecord(public=proxy, client=client, cluster=cluster, slot=slot)
+        self._registry.save_flow(record, seconds=self._flows.idle_seconds)
+
+    # Who is there.
+
+    def _meet(self) -> None:
+        """Tell the forwarder who has come, moved or gone."""
+        hops = {
+            int(one.slot): _Hop(one.address, one.slot, None) for one in self._fleet.transceivers
+        }
+        for hop, peer in self._peers.meet(self._fleet.relays):
+            hops[hop] = _Hop(peer.internal, FIRST_PEER + peer.cluster, peer.public)
+        for hop in self._hops.keys() - hops.keys():
+            self._forwarder.remove_hop(hop)
+        for hop, (address, group, public) in hops.items() - self._hops.items():
+            self._forwarder.set_hop(hop, address, group=group, public=public)
+        self._gone = (self._gone | self._hops.keys()) - hops.keys()
+        self._hops = hops
 
     async def _keep_house(self) -> None:
         while True:
             await trio.sleep(HOUSEKEEPING_SECONDS)
-            while self._flows.expire(now=self._clock()) == EXPIRE_BATCH:
-                await trio.lowlevel.checkpoint()
-            for slot in list(self._flows.slots):
-                if self._directory.transceiver(Slot(slot)) is None:
-                    self._flows.drop_slot(slot)
+            self._flows.expire(now=self._clock())
+            while self._gone:
+                await self._bury(self._gone.pop())
+
+    async def _bury(self, hop: int) -> None:
+        """Give the flows of a hop that is gone to its heirs: a lost relay's to the next one."""
+        cluster = self._peers.cluster_of(hop) if hop >= FIRST_PEER else self._cluster
+
+        def heir(path: Path) -> int:
+            return 0 if cluster == self._cluster else self._peers.choose(cluster, path)
+
+        cursor = self._flows.drop_hop(hop, heir)
+        while cursor:
+            await trio.lowlevel.checkpoint()
+            cursor = self._flows.drop_hop(hop, heir, cursor=cursor)
+
+
+class _Peers:
+    """The relays of other clusters, each with the hop number that it keeps while we live."""
+
+    def __init__(self, cluster: int) -> None:
+        self._own_cluster = cluster
+        self._numbers = count(FIRST_PEER)
+        self._hops: dict[tuple[int, str], int] = {}
+        self._clusters: dict[int, int] = {}
+        self._living: dict[int, dict[int, RelayRecord]] = {}
+
+    def meet(self, relays: Iterable[RelayRecord]) -> list[tuple[int, RelayRecord]]:
+        """Take note of the living relays; returns our peers among them by hop."""
+        self._living = {}
+        for relay in relays:
+            if relay.cluster != self._own_cluster:
+                hop = self._hop(relay.cluster, relay.name)
+                self._living.setdefault(relay.cluster, {})[hop] = relay
+        return [each for peers in self._living.values() for each in peers.items()]
+
+    def cluster_of(self, hop: int) -> int:
+        """The cluster of a peer, living or gone."""
+        return self._clusters[hop]
+
+    def choose(self, cluster: int, path: Path) -> int:
+        """Choose the relay of a cluster for a client: rendezvous hashing; 0 if there is none.
+
+        Every relay of ours chooses the same one, and when one goes only its clients move.
+        """
+        peers = self._living.get(cluster, {})
+        return max(peers, key=lambda hop: _weight(peers[hop].name, path), default=0)
+
+    def _hop(self, cluster: int, name: str) -> int:
+        hop = self._hops.get((cluster, name))
+        if hop is None:
+            hop = self._hops[cluster, name] = next(self._numbers)
+            self._clusters[hop] = cluster
+        return hop
+
+
+def _weight(name: str, path: Path) -> bytes:
+    return blake2b(path, key=name.encode()[:64], digest_size=8).digest()

@@ -1,272 +1,248 @@
-"""The relay's flow table: which transceiver serves a client address, by the rules of DESIGN 6.
+"""The relay's rules of routing: who serves a client, by DESIGN 6, over a store of confirmed flows.
 
-A flow is a pair of a client address and a transceiver slot. It starts as provisional when a STUN
-request with a valid token comes in, and is confirmed when that slot answers that very transaction
-with success (RFC 8489, section 6.3). So the relay learns only from what an authenticated party
-sends out; what comes in can at most make a provisional flow, and those are few, short-lived, the
-oldest goes first, and they never push out a confirmed one.
+A flow is a pair of a path, which names a client and the relay that it speaks to, and a hop, which
+is a transceiver or a relay of another cluster. It starts as provisional when a STUN request with a
+valid token comes in, and is confirmed when that hop answers that very transaction with success
+(RFC 8489, section 6.3). So the relay learns only from what an authenticated party sends out; what
+comes in can at most make a provisional flow, and those are few, short-lived, the oldest goes first,
+and they never push out a confirmed one.
 
-Two slots may be confirmed for one address: a client port is used again for a new call, or somebody
+Two hops may be confirmed for one client: a client's port is used again for a new call, or somebody
 with a call of his own forges the address of another. The relay can not tell these apart, so the
 younger flow becomes the *challenger* of the owner. It may be sent to and from at once, and what
 comes in goes to both, where each session's cryptography takes what is meant for it. The challenger
-inherits the address when the owner gives it back, is gone, or has not answered a check for
+inherits the client when the owner gives it back, is gone, or has not answered a check for
 ``OWNER_QUIET`` seconds. So a call that lives is never taken over.
 
-Only authenticated answers keep a flow alive. Both directions find it with one dict access.
+Only authenticated answers keep a flow alive.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, OrderedDict
-from collections.abc import Collection
-from itertools import islice
+from collections.abc import Callable
 from typing import Final
 
-from edge.address import Address
 from edge.errors import Drop
-from edge.wire.spp import Path, encode_path
+from edge.forwarder.protocol import FlowEntry, FlowStore
+from edge.wire.spp import Path
 
 OWNER_QUIET: Final = 15.0  # seconds: three consent intervals, so one lost check decides nothing
 MAX_TRANSACTIONS: Final = 8
 """Unanswered STUN transactions held for one flow; the oldest goes."""
-EXPIRE_BATCH: Final = 1_000
-"""Flows that one ``expire`` takes out at most."""
+SCAN_PLACES: Final = 8_192
+"""Places of the store that one step of a walk looks at: well below a millisecond."""
 
-
-class Flow:
-    """One client address served by one slot. Read-only outside of this module but ``save_at``.
-
-    Mutable and slotted, without a dataclass's frozen checks: it is on every packet's way.
-    """
-
-    __slots__ = ("_heard", "_transactions", "challenger", "client", "path", "save_at", "slot")
-
-    def __init__(self, client: Address, path: Path, slot: int, *, now: float) -> None:
-        self.client = client
-        self.path = path
-        self.slot = slot
-        self.challenger: Flow | None = None
-        self.save_at = -math.inf
-        """When the flow's registry record is due to be written; for the caller's use."""
-        self._heard = now
-        self._transactions: dict[bytes, float] | None = None
-
-    def __repr__(self) -> str:
-        return f"Flow(slot={self.slot})"
-
-    def _note(self, transaction_id: bytes, now: float) -> None:
-        noted = self._transactions
-        if noted is None:
-            self._transactions = {transaction_id: now}
-            return
-        noted.pop(transaction_id, None)
-        if len(noted) >= MAX_TRANSACTIONS:
-            del noted[next(iter(noted))]
-        noted[transaction_id] = now
-
-    def _take(self, transaction_id: bytes, *, since: float) -> bool:
-        noted = self._transactions
-        if noted is None or transaction_id not in noted:
-            return False
-        at = noted.pop(transaction_id)
-        if not noted:
-            self._transactions = None  # most flows hold none: an empty dict is 64 bytes
-        return at >= since
+Heir = Callable[[Path], int]
+"""Names the hop that takes over a client whose hop is gone, or 0."""
 
 
 class FlowTable:
-    """All flows behind one public address. ``drops`` counts provisional flows pushed out.
+    """The flows of one relay. ``drops`` counts provisional flows pushed out.
 
     Whatever a method refuses it returns as a Drop, for the caller to count.
     """
 
     def __init__(
         self,
-        public: Address,
+        store: FlowStore,
         *,
         max_flows: int,
         max_provisional: int,
         provisional_seconds: float,
         idle_seconds: float,
     ) -> None:
-        self.public = public
         self.idle_seconds = idle_seconds
         self.drops: Counter[Drop] = Counter()
+        self._store = store
         self._max_flows = max_flows
-        self._max_provisional = max_provisional
         self._provisional_seconds = provisional_seconds
         self._quiet_seconds = min(OWNER_QUIET, idle_seconds / 2)
-        # In the order of the last authenticated answer.
-        self._by_client: dict[Address, Flow] = {}
-        self._by_path: dict[Path, Flow] = {}
-        self._flows_of: Counter[int] = Counter()
-        # In the order of the last request.
-        self._provisional: OrderedDict[tuple[Path, int], Flow] = OrderedDict()
+        self._provisional = _Requests(max_provisional)
+        # Requests on confirmed flows: each has an owner and at most one challenger.
+        self._checks = _Requests(2 * max_flows)
+        self._cursor = 0
 
     def __len__(self) -> int:
-        return len(self._by_client)
+        return len(self._store)
 
     @property
     def provisional(self) -> int:
         """How many flows wait for their first answer."""
         return len(self._provisional)
 
-    @property
-    def slots(self) -> Collection[int]:
-        """The slots that own confirmed flows."""
-        return self._flows_of.keys()
+    def lookup(self, path: Path) -> FlowEntry | None:
+        """Return the confirmed flow of a client."""
+        return self._store.get(path)
 
-    # Clients to transceivers.
+    # What passes.
 
-    def lookup(self, client: Address) -> Flow | None:
-        """Return the confirmed flow that owns a client address, for all but STUN requests."""
-        return self._by_client.get(client)
+    def client_request(self, path: Path, hop: int, transaction_id: bytes, *, now: float) -> None:
+        """Note a STUN request whose token leads to ``hop``."""
+        known = _serves(self._store.get(path), hop)
+        requests = self._checks if known else self._provisional
+        if requests.note((path, hop), transaction_id, now):
+            self.drops[Drop.TABLE_FULL] += 1
 
-    def client_request(
-        self, client: Address, slot: int, transaction_id: bytes, *, now: float
-    ) -> Path:
-        """Note a STUN request whose token names ``slot``; returns the path to send it along."""
-        owner = self._by_client.get(client)
-        path = owner.path if owner is not None else encode_path(client, self.public)
-        flow = _confirmed(owner, slot) or self._provisional_flow(client, path, slot, now)
-        flow._note(transaction_id, now)
-        return path
-
-    def _provisional_flow(self, client: Address, path: Path, slot: int, now: float) -> Flow:
-        key = path, slot
-        flow = self._provisional.get(key)
-        if flow is None:
-            if len(self._provisional) >= self._max_provisional:
-                self._provisional.popitem(last=False)
-                self.drops[Drop.TABLE_FULL] += 1
-            flow = self._provisional[key] = Flow(client, path, slot, now=now)
-        else:
-            flow._heard = now
-            self._provisional.move_to_end(key)
-        return flow
-
-    # Transceivers to clients.
-
-    def outbound(self, path: Path, slot: int) -> Flow | Drop:
-        """Return the flow on which ``slot`` may send anything but a STUN response."""
-        owner = self._by_path.get(path)
-        if owner is None:
+    def outbound(self, path: Path, hop: int) -> Drop | None:
+        """Return why ``hop`` may not send anything but a STUN response to a client."""
+        entry = self._store.get(path)
+        if entry is None:
             return Drop.UNKNOWN_FLOW
-        if owner.slot == slot:
-            return owner
-        return _confirmed(owner, slot) or Drop.NOT_OWNER
+        return None if _serves(entry, hop) else Drop.NOT_OWNER
 
     def outbound_response(
-        self, path: Path, slot: int, transaction_id: bytes, *, success: bool, now: float
-    ) -> Flow | Drop:
-        """Return the flow on which ``slot`` may send a STUN response.
+        self, path: Path, hop: int, transaction_id: bytes, *, success: bool, now: float
+    ) -> Drop | None:
+        """Return why ``hop`` may not send a STUN response to a client.
 
         A success that answers a noted transaction confirms or refreshes the flow; an error may
         pass and changes nothing.
         """
-        owner = self._by_path.get(path)
-        flow = _confirmed(owner, slot) or self._provisional.get((path, slot))
-        answers = flow is not None and flow._take(
-            transaction_id, since=now - self._provisional_seconds
-        )
-        if flow is None or not answers:
-            return self.outbound(path, slot)
-        return self._confirm(flow, owner, now) if success else flow
+        key, since = (path, hop), now - self._provisional_seconds
+        for requests in (self._checks, self._provisional):
+            if requests.take(key, transaction_id, since=since):
+                return self._confirm(path, hop, now) if success else None
+        return self.outbound(path, hop)
 
-    def _confirm(self, flow: Flow, owner: Flow | None, now: float) -> Flow | Drop:
-        if owner is None and len(self._by_client) >= self._max_flows:
+    def _confirm(self, path: Path, hop: int, now: float) -> Drop | None:
+        entry = self._store.get(path)
+        if entry is None and len(self._store) >= self._max_flows:
             return Drop.TABLE_FULL
-        self._provisional.pop((flow.path, flow.slot), None)
-        flow._heard = now
-        if owner is None:
-            self._add(flow)
-        elif owner is flow:
-            if flow.challenger is not None and self._is_quiet(flow.challenger, now):
-                flow.challenger = None
-            self._by_client[flow.client] = self._by_client.pop(flow.client)
-        elif self._is_quiet(owner, now):
-            self._remove(owner)
-            self._add(flow)
-        else:
-            owner.challenger = flow
-        return flow
+        self._provisional.move((path, hop), self._checks)
+        if not self._store.put(path, self._confirmed(entry, hop, now)):
+            return Drop.TABLE_FULL
+        return None
 
-    def _is_quiet(self, flow: Flow, now: float) -> bool:
-        return now - flow._heard > self._quiet_seconds
+    def _confirmed(self, entry: FlowEntry | None, hop: int, now: float) -> FlowEntry:
+        if entry is None:
+            return FlowEntry(hop, now)
+        if entry.owner == hop:
+            if entry.challenger and self._is_quiet(entry.challenger_heard, now):
+                entry = entry._replace(challenger=0, challenger_heard=0.0)
+            return entry._replace(heard=now)
+        if self._is_quiet(entry.heard, now):
+            return FlowEntry(hop, now)
+        return entry._replace(challenger=hop, challenger_heard=now)
+
+    def _is_quiet(self, heard: float, now: float) -> bool:
+        return now - heard > self._quiet_seconds
 
     # Everything that is not a packet.
 
-    def restore(self, client: Address, slot: int, *, now: float) -> Flow | Drop:
+    def save_due(self, path: Path, hop: int, *, now: float) -> bool:
+        """Whether the registry record of a flow that ``hop`` owns is to be written now.
+
+        It is, a few times in a flow's life time; and then not until the next time.
+        """
+        entry = self._store.get(path)
+        if entry is None or entry.owner != hop or entry.save_at > now:
+            return False
+        self._store.put(path, entry._replace(save_at=now + self.idle_seconds / 3))
+        return True
+
+    def restore(self, path: Path, hop: int, *, now: float) -> Drop | None:
         """Take a flow from its registry record; a flow that is there already wins."""
-        present = self._by_client.get(client)
-        if present is not None:
-            return present
-        if len(self._by_client) >= self._max_flows:
+        if self._store.get(path) is not None:
+            return None
+        if len(self._store) >= self._max_flows:
             return Drop.TABLE_FULL
-        flow = Flow(client, encode_path(client, self.public), slot, now=now)
-        self._add(flow)
-        return flow
+        # Its record is due at the next answered check: who knows how old it is.
+        return None if self._store.put(path, FlowEntry(hop, now)) else Drop.TABLE_FULL
 
-    def release(self, path: Path, slot: int) -> Flow | Drop:
-        """Take out the flow of ``slot``, which gives it back; a challenger inherits."""
-        flow = self.outbound(path, slot)
-        if isinstance(flow, Flow):
-            owner = self._by_path[path]
-            if owner is flow:
-                self._bequeath(owner)
+    def release(self, path: Path, hop: int) -> Drop | None:
+        """Take out the flow of ``hop``, which gives it back; a challenger inherits."""
+        entry = self._store.get(path)
+        if entry is None:
+            return Drop.UNKNOWN_FLOW
+        if not _serves(entry, hop):
+            return Drop.NOT_OWNER
+        self._leave(path, entry, hop, 0)
+        return None
+
+    def expire(self, *, now: float) -> None:
+        """Take out what is idle: provisional flows, and one step of a walk over the confirmed."""
+        for requests in (self._provisional, self._checks):
+            requests.expire(before=now - self._provisional_seconds)
+        limit = now - self.idle_seconds
+        self._cursor, idle = self._store.scan(self._cursor, SCAN_PLACES, heard_before=limit)
+        for path, entry in idle:
+            if entry.challenger and entry.challenger_heard >= limit:
+                self._leave(path, entry, entry.owner, 0)
             else:
-                owner.challenger = None
-        return flow
+                self._store.remove(path)
 
-    def expire(self, *, now: float) -> int:
-        """Take out what is idle, at most EXPIRE_BATCH confirmed flows; returns how many."""
-        while self._provisional:
-            oldest = next(iter(self._provisional.values()))
-            if now - oldest._heard <= self._provisional_seconds:
+    def drop_hop(self, hop: int, heir: Heir, *, cursor: int = 0) -> int:
+        """Take the flows of a hop that is gone from it, in one step of a walk.
+
+        A challenger inherits, else the hop that ``heir`` names. Returns the next cursor; 0 when
+        all is done.
+        """
+        following, flows = self._store.scan(cursor, SCAN_PLACES, hop=hop)
+        for path, entry in flows:
+            self._leave(path, entry, hop, heir(path))
+        return following
+
+    def _leave(self, path: Path, entry: FlowEntry, hop: int, heir: int) -> None:
+        if entry.owner != hop:
+            self._store.put(path, entry._replace(challenger=0, challenger_heard=0.0))
+        elif entry.challenger:
+            self._store.put(path, FlowEntry(entry.challenger, entry.challenger_heard))
+        elif heir:
+            self._store.put(path, entry._replace(owner=heir))
+        else:
+            self._store.remove(path)
+
+
+def _serves(entry: FlowEntry | None, hop: int) -> bool:
+    return entry is not None and hop in (entry.owner, entry.challenger)
+
+
+_Key = tuple[Path, int]
+
+
+class _Requests:
+    """STUN transactions that wait for an answer, by path and hop, in the order of the last one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._noted: OrderedDict[_Key, dict[bytes, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._noted)
+
+    def note(self, key: _Key, transaction_id: bytes, now: float) -> bool:
+        """Note a request; returns whether the oldest flow's had to go."""
+        transactions = self._noted.pop(key, None)
+        if pushed := transactions is None and len(self._noted) >= self._limit:
+            self._noted.popitem(last=False)
+        transactions = self._noted[key] = transactions or {}
+        transactions.pop(transaction_id, None)
+        if len(transactions) >= MAX_TRANSACTIONS:
+            del transactions[next(iter(transactions))]
+        transactions[transaction_id] = now
+        return pushed
+
+    def take(self, key: _Key, transaction_id: bytes, *, since: float) -> bool:
+        """Whether this request was noted, not earlier than ``since``; it is answered then."""
+        transactions = self._noted.get(key)
+        if transactions is None or transaction_id not in transactions:
+            return False
+        at = transactions.pop(transaction_id)
+        if not transactions:
+            del self._noted[key]
+        return at >= since
+
+    def move(self, key: _Key, other: _Requests) -> None:
+        """Hand what is noted for a flow to another place."""
+        transactions = self._noted.pop(key, None)
+        if transactions:
+            other._noted[key] = transactions
+
+    def expire(self, *, before: float) -> None:
+        """Forget flows without a request since then."""
+        while self._noted:
+            key, transactions = next(iter(self._noted.items()))
+            if next(reversed(transactions.values())) >= before:
                 break
-            self._provisional.popitem(last=False)
-        idle = []
-        for flow in islice(self._by_client.values(), EXPIRE_BATCH):
-            if now - flow._heard <= self.idle_seconds:
-                break
-            idle.append(flow)
-        for flow in idle:
-            self._remove(flow)
-        return len(idle)
-
-    def drop_slot(self, slot: int) -> int:
-        """Take out all flows of a slot that is gone; returns how many it owned."""
-        owned = self._flows_of[slot]
-        for flow in list(self._by_client.values()):
-            if flow.slot == slot:
-                self._bequeath(flow)
-            elif flow.challenger is not None and flow.challenger.slot == slot:
-                flow.challenger = None
-        return owned
-
-    def _bequeath(self, flow: Flow) -> None:
-        self._remove(flow)
-        if flow.challenger is not None:
-            self._add(flow.challenger)
-
-    def _add(self, flow: Flow) -> None:
-        self._by_client[flow.client] = flow
-        self._by_path[flow.path] = flow
-        self._flows_of[flow.slot] += 1
-
-    def _remove(self, flow: Flow) -> None:
-        del self._by_client[flow.client]
-        del self._by_path[flow.path]
-        self._flows_of[flow.slot] -= 1
-        if not self._flows_of[flow.slot]:
-            del self._flows_of[flow.slot]
-
-
-def _confirmed(owner: Flow | None, slot: int) -> Flow | None:
-    """Return the owner or its challenger, whichever is of ``slot``."""
-    if owner is None or owner.slot == slot:
-        return owner
-    challenger = owner.challenger
-    return challenger if challenger is not None and challenger.slot == slot else None
+            del self._noted[key]

@@ -3,6 +3,10 @@
 OpenAI's: ``POST /v1/realtime/calls`` with the offer as the body or as a part of a form. WHIP
 (RFC 9725): ``POST /whip``. Beside them stand health, metrics and the demo page. Who may call is
 decided in ``http.gate``; time-outs and connection limits are the server's (``http.server``).
+
+Any process of any cluster answers any request, itself and at once: where the client is decides
+only which relays its answer names. So there is no redirect and no proxying, and whatever steers
+requests (DNS, a CDN, anycast) may be wrong without breaking a call.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from starlette.routing import BaseRoute, Route
 
 from edge.config import HttpConfig
 from edge.errors import RemoteProtocolError
+from edge.geo import GeoSettings, Place, place_of
 from edge.http.form import decode_form
 from edge.http.gate import Gate, check_exposure
 from edge.http.pages import page_routes
@@ -58,8 +63,13 @@ class OpenedCall(Protocol):
 class CallService(Protocol):
     """What opens and ends sessions."""
 
-    async def open_call(self, offer: bytes, *, session: bytes | None) -> OpenedCall:
-        """Answer an offer; ``session`` is a JSON object. Raises RemoteProtocolError, Overloaded."""
+    async def open_call(
+        self, offer: bytes, *, session: bytes | None, place: Place | None
+    ) -> OpenedCall:
+        """Answer an offer from a place, None where it is not known; ``session`` is a JSON object.
+
+        Raises RemoteProtocolError, Overloaded.
+        """
 
     def hang_up(self, call_id: str) -> bool:
         """End a session; False when there is none with this id."""
@@ -72,10 +82,11 @@ def create_app(
     render_metrics: Callable[[], bytes],
     ready: Callable[[], bool],
     now: Callable[[], float],
+    geography: GeoSettings | None = None,
 ) -> Starlette:
     """Make the ASGI application. Raises ConfigError when it would be open to the network."""
     check_exposure(http)
-    calls = _Calls(service, http=http, now=now)
+    calls = _Calls(service, http=http, now=now, geography=geography or GeoSettings())
     routes: list[BaseRoute] = [
         Route("/v1/realtime/calls", calls.open_realtime, methods=["POST"]),
         Route("/v1/realtime/calls/{call_id}/hangup", calls.hang_up, methods=["POST"]),
@@ -131,8 +142,16 @@ def _operations_routes(
 class _Calls:
     """The routes that open and end sessions."""
 
-    def __init__(self, service: CallService, *, http: HttpConfig, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        service: CallService,
+        *,
+        http: HttpConfig,
+        now: Callable[[], float],
+        geography: GeoSettings,
+    ) -> None:
         self._service = service
+        self._geography = geography
         self._max_body_bytes = http.max_body_bytes
         self._now = now
         self._bucket = TokenBucket(http.offers_per_second, now=now())
@@ -144,7 +163,7 @@ class _Calls:
         session = None
         if media_type == FORM:
             offer, session = _offer_and_session(request.headers["content-type"], offer)
-        opened = await self._open(offer, session)
+        opened = await self._open(request, offer, session)
         return _created(opened, f"/v1/realtime/calls/{opened.call_id}")
 
     async def hang_up(self, request: Request) -> Response:
@@ -156,7 +175,7 @@ class _Calls:
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=_WHIP_OPTIONS)
         self._admit(request, SDP)
-        opened = await self._open(await self._read_body(request), None)
+        opened = await self._open(request, await self._read_body(request), None)
         response = _created(opened, f"/whip/{opened.call_id}")
         response.headers["ETag"] = '"ice-0"'  # names the ICE session, which never restarts
         return response
@@ -191,9 +210,11 @@ class _Calls:
                     raise Problem(413, "body_too_large", detail)
         return bytes(body)
 
-    async def _open(self, offer: bytes, session: bytes | None) -> OpenedCall:
+    async def _open(self, request: Request, offer: bytes, session: bytes | None) -> OpenedCall:
+        peer = request.client.host if request.client else None
+        place = place_of(request.headers, peer, self._geography)
         try:
-            return await self._service.open_call(offer, session=session)
+            return await self._service.open_call(offer, session=session, place=place)
         except RemoteProtocolError as error:
             raise Problem(400, "invalid_offer", str(error)) from None
         except Overloaded as error:

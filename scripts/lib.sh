@@ -65,7 +65,7 @@ make_venv() {
 ensure_venv() {
     local target=$1 stamp=$venv/.installed-$1 want
     "$venv/bin/python" -c 'import pip' 2>/dev/null || make_venv
-    want=$(printf '%s' "$root" | cat - pyproject.toml | sha256sum)
+    want=$(printf '%s' "$root" | cat - pyproject.toml setup.py edge/forwarder/native_src/* | sha256sum)
     if [ ! -x "$venv/bin/edge" ] || [ "$want" != "$(cat "$stamp" 2>/dev/null)" ]; then
         say "installing the project into .venv"
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$target" >&2 ||

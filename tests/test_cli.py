@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from edge import __version__, cli
 from edge.config import Config
 from edge.errors import ConfigError
 from edge.ready import Ready, Role, StartupError
+from edge.token import TokenKey, TokenSealer
 
 READY = Ready(role="serve", http="http://127.0.0.1:1", udp="127.0.0.1:2", pid=3)
 
@@ -271,8 +273,141 @@ def test_without_a_command_the_help_is_shown(capfd: pytest.CaptureFixture[str]) 
     assert err.count("\n") > 5
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["relay"], ["transceiver"], ["check-config"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["serve"], ["relay"], ["transceiver"], ["check-config"], ["token", "decode"], ["top"]],
+)
 def test_help(command: list[str]) -> None:
     result = CliRunner().invoke(cli.cli, [*command, "--help"])
     assert result.exit_code == 0
     assert result.output.startswith("Usage: ")
+
+
+SECRET = "the fleet's secret, long enough it is"
+FORMER = "the fleet's former secret, long enough"
+
+
+def seal(secret: str = SECRET, *, seconds: float = 7_300.0) -> str:
+    expiry = int(time.time() + seconds)
+    return TokenSealer(TokenKey.derive(secret)).seal(77, 3, expiry, 0xABCDEF)
+
+
+@pytest.fixture
+def secrets(app: FakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_REGISTRY_SECRET", SECRET)
+    monkeypatch.setenv("EDGE_REGISTRY_PREVIOUS_SECRET", FORMER)
+
+
+def decode(capfd: pytest.CaptureFixture[str], *args: str, code: int = 0) -> tuple[str, str]:
+    """Run ``edge token decode``; it shows no secret, and little of a token."""
+    assert edge("token", "decode", *args) == code
+    out, err = capfd.readouterr()
+    for hidden in (SECRET, FORMER, *(arg for arg in args if len(arg) > 12)):
+        assert hidden not in out + err
+    return out, err
+
+
+@pytest.mark.parametrize(("secret", "name"), [(SECRET, "current"), (FORMER, "previous")])
+def test_token_decode(
+    secrets: None, capfd: pytest.CaptureFixture[str], secret: str, name: str
+) -> None:
+    out, err = decode(capfd, seal(secret))
+    key_id = TokenKey.derive(secret).key_id
+    assert f"key id {key_id}, opened by the {name} secret" in out
+    rows = dict(line.split(None, 1) for line in out.splitlines()[1:])
+    expiry = rows.pop("expiry")
+    assert rows == {"cluster": "3", "slot": "77", "nonce": str(0xABCDEF)}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC \(in 2 h\)", expiry)
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    "around", ["{}", "{}:clnt", "clnt:{}", "a=ice-ufrag:{}", "ice-ufrag:{}\r\n", " {}\n"]
+)
+def test_token_decode_takes_what_a_token_is_found_in(
+    secrets: None, capfd: pytest.CaptureFixture[str], around: str
+) -> None:
+    assert "slot     77" in decode(capfd, around.format(seal()))[0]
+
+
+def test_token_decode_reads_an_sdp_from_stdin(secrets: None) -> None:
+    line = f"a=ice-ufrag:{seal()}"
+    sdp = "\r\n".join(["v=0", "m=audio 9", line, "a=ice-pwd:hush", "m=video 0", line, ""])
+    result = CliRunner().invoke(cli.cli, ["token", "decode", "--json", "-"], input=sdp)
+    (decoded,) = json.loads(result.stdout)
+    assert (decoded["slot"], decoded["cluster"], decoded["opened_by"]) == (77, 3, "current")
+    assert 7_200 < decoded["expires_in_seconds"] <= 7_300
+    assert "hush" not in result.output
+
+
+def test_token_decode_tells_an_expired_one(
+    secrets: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "(expired 2 min ago)" in decode(capfd, seal(seconds=-150.0))[0]
+
+
+def test_token_decode_without_a_secret(app: FakeApp, capfd: pytest.CaptureFixture[str]) -> None:
+    key_id = TokenKey.derive(SECRET).key_id
+    out, _ = decode(capfd, seal())
+    assert out.endswith(
+        f"version 0, key id {key_id}; no secret given, so there is no more to tell\n"
+    )
+    assert "slot" not in out
+
+
+def test_token_decode_takes_the_secret_from_a_file(
+    app: FakeApp, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    flags = ("--secret-file", str(tmp_path / "secret"))
+    assert edge("token", "decode", seal(), *flags) == 0
+    assert "opened by the current secret" in capfd.readouterr().out
+    (tmp_path / "secret").write_text("short")
+    assert edge("token", "decode", seal(), *flags) == 2
+    assert "--secret-file: must have at least 32 characters" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("abcd", "not a token: it has 4 characters, a token 23"),
+        ("", "there is nothing in it"),
+        ("v=0\ns=-", "there is no ice-ufrag in it"),
+        ("A" * 22 + "B", "not a token: its spare bits are not zero"),
+        ("A" * 22 + "\x1b", "not a token: not all of its characters are ice-chars"),
+        ("/" + "A" * 22, "not a token that this edge reads: its version is 7, not 0"),
+        ("A" * 23, "no given secret opens it"),
+        ("A" * 70_000, "longer than 65536 characters"),
+    ],
+)
+def test_token_decode_says_what_is_wrong_and_goes_on(
+    secrets: None, capfd: pytest.CaptureFixture[str], text: str, wrong: str
+) -> None:
+    out, err = decode(capfd, text, seal(), code=1)
+    assert err.startswith(f"edge: token 1: {wrong}")
+    assert err.count("\n") == 1
+    assert "slot     77" in out
+
+
+def test_token_decode_does_not_apply_the_rules_of_a_role(
+    secrets: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_HTTP_BIND", "0.0.0.0:9090")  # good for a relay, not for signaling
+    decode(capfd, seal())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "--registry: name the fleet's, as in redis://HOST:6379/0, or give --http"),
+        (
+            ["--registry", "redis://127.0.0.1:1/0"],
+            "--secret-file: the registry can not be read without the fleet's secret",
+        ),
+    ],
+)
+def test_top_needs_somebody_to_ask(
+    app: FakeApp, capfd: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    assert edge("top", *arguments) == 2
+    assert capfd.readouterr() == ("", f"edge: {line}\n")

@@ -191,6 +191,16 @@ def test_a_young_packet_is_not_missed_yet() -> None:
     assert isnan(journal.setup.first_echo)
 
 
+def test_what_comes_after_the_last_echo_is_no_hole_yet() -> None:
+    journal = Journal()
+    payloads = [journal.next_payload(number * FRAME_SECONDS) for number in range(9)]
+    assert journal.longest_hole() == 0.0
+    for number in (1, 4):
+        journal.check_off(payloads[number], 1.0)
+    assert journal.longest_hole() == pytest.approx(2 * FRAME_SECONDS)
+    assert journal.longest_hole(since=4) == 0.0
+
+
 def test_runs_of_zeros() -> None:
     assert longest_run_of_zeros(b"") == (0, 0)
     assert longest_run_of_zeros(b"\1\1") == (0, 0)
@@ -201,9 +211,40 @@ def test_forged_echoes_are_rejected() -> None:
     journal = Journal()
     payload = journal.next_payload(1.0)
     journal.check_off(payload[:-1], 1.1)
-    journal.check_off(payload[:9] + bytes(8) + payload[17:], 1.1)
-    journal.check_off(Journal().next_payload(2.0), 2.0)
-    assert (journal.rejected, journal.received) == (3, 0)
+    journal.check_off(payload[:17] + bytes(8) + payload[25:], 1.1)
+    assert (journal.rejected, journal.foreign, journal.received) == (2, 0, 0)
+
+
+def test_what_another_call_said_is_told_apart() -> None:
+    mine, other = Journal(), Journal()
+    mine.next_payload(1.0)
+    mine.check_off(other.next_payload(1.0), 1.1)
+    statistics = mine.statistics(now=9.0)
+    assert (statistics.foreign, statistics.rejected, statistics.received) == (1, 0, 0)
+
+
+def test_echoes_out_of_order_are_counted() -> None:
+    journal = Journal()
+    payloads = [journal.next_payload(number * FRAME_SECONDS) for number in range(4)]
+    for number in (0, 2, 1, 3):
+        journal.check_off(payloads[number], 1.0)
+    assert (journal.reordered, journal.received) == (1, 4)
+
+
+def test_a_call_enters_at_the_best_candidate_or_where_it_is_told(
+    certificate: DtlsCertificate,
+) -> None:
+    caller = Caller(certificate, now=0.0)
+    answer = EchoServer(certificate, caller.offer.encode()).answer.decode()
+    (line,) = (line for line in answer.split("\r\n") if line.startswith("a=candidate"))
+    worst = line.replace(f" {SERVER[1]} ", " 9 ").replace(line.split()[3], "7")
+    body = answer.replace(line, f"{worst}\r\n{line}").encode()
+    assert Answer.decode(body).candidates == (SERVER, (SERVER[0], 9))
+
+    caller.take_answer(body, now=0.0)
+    assert caller.server == SERVER
+    caller.take_answer(body, now=0.0, enter=("192.0.2.7", 3478))
+    assert caller.server == ("192.0.2.7", 3478)
 
 
 @given(st.binary(max_size=200))

@@ -147,12 +147,46 @@ def test_broken_files(toml: Path, tmp_path: Path) -> None:
         ("EDGE_REGISTRY_URL", "redis://h:99999", BAD_URL),
         ("EDGE_TRANSCEIVER_HTTP_URL", "10.0.0.1:80",
          "must be a plain URL, as in https://10.0.0.5:8080"),
+        ("EDGE_REGISTRY_PEER_URLS", "redis://a,http://x", BAD_URL),
+        ("EDGE_REGISTRY_PEER_URLS", "memory:", "a peer is another cluster's redis://HOST:PORT/DB"),
+        ("EDGE_RELAY_LATITUDE", "north", "must be a number"),
+        ("EDGE_RELAY_LATITUDE", "90.1", "must be from -90 to 90, not 90.1"),
+        ("EDGE_RELAY_LONGITUDE", "nan", "must be from -180 to 180, not nan"),
+        ("EDGE_RELAY_WORKERS", "65", "must be from 1 to 64, not 65"),
+        ("EDGE_RELAY_CPUS", "0,x", "must be a list of whole numbers"),
+        ("EDGE_RELAY_CPUS", "-1", "must be from 0 to 4095, not -1"),
+        ("EDGE_RELAY_ENGINE", "go", "must be auto or native or pure, not 'go'"),
+        ("EDGE_RELAY_REGION", "a b",
+         "a name of letters, digits, dots, dashes and underlines, 32 at most"),
+        ("EDGE_GEO_HEADERS", "on", "must be off or cloudflare or custom, not 'on'"),
+        ("EDGE_GEO_FRONTS", "10.0.0.1/8",
+         "'10.0.0.1/8': a network looks like 10.0.0.0/8 or fd00::/8"),
+        ("EDGE_GEO_REGION_HEADER", "x region", "'x region' is no name of a header"),
+        ("EDGE_GEO_REGIONS", "fra", "'fra': a region looks like fra=50.11/8.68"),
+        ("EDGE_GEO_REGIONS", "fra=91/0", "must be from -90 to 90, not 91"),
+        ("EDGE_GEO_REGIONS", "fra=0/-181", "must be from -180 to 180, not -181"),
         ("EDGE_BACKEND_KIND", "ecko", "must be echo, not 'ecko'"),
         ("EDGE_LOG_LEVEL", "loud", "must be debug or info or warning or error, not 'loud'"),
     ],
 )  # fmt: skip
 def test_a_wrong_variable_is_one_line_with_its_name(variable: str, text: str, line: str) -> None:
     assert error({variable: text}) == f"{variable}: {line}"
+
+
+def test_regions_and_places_in_every_source(toml: Path) -> None:
+    toml.write_text(
+        '[geo]\nregions = ["fra=50.11/8.68", "syd=-33.87/+151.21"]\n'
+        "[relay]\nlatitude = 50\nlongitude = -8.5\ncpus = [0, 2]\nworkers = 2\n"
+    )
+    said = {"EDGE_GEO_REGIONS": "fra=50.11/8.68, syd=-33.87/+151.21"}
+    said |= {"EDGE_RELAY_LATITUDE": "50", "EDGE_RELAY_LONGITUDE": "-8.5"}
+    said |= {"EDGE_RELAY_CPUS": "0,2", "EDGE_RELAY_WORKERS": "2"}
+    config = load(file=toml)
+    assert load(said) == config
+    assert load({}, {"geo.regions": said["EDGE_GEO_REGIONS"]}).geo == config.geo
+    assert config.geo.regions == ("fra=50.11/8.68", "syd=-33.87/+151.21")
+    assert (config.relay.latitude, config.relay.longitude) == (50.0, -8.5)
+    assert config.relay.cpus == (0, 2)
 
 
 @pytest.mark.parametrize("origin", ["*", "https://a.example/", "a.example", "https://", "null"])
@@ -199,6 +233,20 @@ def test_kubernetes_service_links_are_not_ours() -> None:
          "registry.secret: a shared registry needs a secret of at least 32 characters"),
         ({"EDGE_REGISTRY_PREVIOUS_SECRET": SECRET}, "serve",
          "EDGE_REGISTRY_PREVIOUS_SECRET: needs secret as well"),
+        ({"EDGE_REGISTRY_PEER_URLS": "redis://h"}, "serve",
+         "EDGE_REGISTRY_PEER_URLS: peers need a shared registry of our own in registry.url"),
+        ({"EDGE_RELAY_LATITUDE": "1"}, "serve",
+         "relay.longitude: latitude and longitude belong together"),
+        ({"EDGE_RELAY_CPUS": "0,1", "EDGE_RELAY_WORKERS": "3"}, "serve",
+         "EDGE_RELAY_CPUS: name one processor for each of the 3 workers"),
+        ({"EDGE_GEO_HEADERS": "custom"}, "serve",
+         'EDGE_GEO_HEADERS: headers = "custom" needs the name of at least one header'),
+        ({"EDGE_GEO_COUNTRY_HEADER": "x-country"}, "serve",
+         'geo.headers: names of headers are for headers = "custom"'),
+        ({"EDGE_GEO_HEADERS": "custom", "EDGE_GEO_LATITUDE_HEADER": "x-lat"}, "serve",
+         "geo.longitude_header: latitude_header and longitude_header belong together"),
+        ({"EDGE_GEO_REGIONS": "a=0/0,b=1/1,a=2/2"}, "serve",
+         "EDGE_GEO_REGIONS: a region is named twice"),
         ({"EDGE_REGISTRY_LEASE_SECONDS": "0.1"}, "serve",
          "registry.heartbeat_seconds: must be shorter than lease_seconds"),
     ],
@@ -249,6 +297,7 @@ def test_no_secret_in_any_output() -> None:
         http=HttpConfig(api_keys=("hush-hush-1",)),
         registry=RegistryConfig(
             url="redis://user:hush@127.0.0.1:6379/0?password=hush",
+            peer_urls=("redis://user:hush@127.0.0.2:6379/0", "redis://:hush@127.0.0.3"),
             secret="hush" * 8,
             previous_secret="hush" * 9,
         ),
@@ -256,6 +305,8 @@ def test_no_secret_in_any_output() -> None:
     for text in (repr(config), str(config), f"{config.http}", f"{config.registry!r}"):
         assert "hush" not in text
     assert "***@127.0.0.1:6379/0" in repr(config)
+    assert "***@127.0.0.2:6379/0" in repr(config)
+    assert "hush" not in error({"EDGE_REGISTRY_PEER_URLS": "redis://h,radis://:hush@h"})
     assert "hush" not in error({"EDGE_REGISTRY_SECRET": "hush"})
     assert "hush" not in error({"EDGE_REGISTRY_URL": "radis://:hush@h"})
     assert "hush" not in error({"EDGE_HTTP_API_KEYS": "hush hush hush"})

@@ -15,18 +15,29 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    ("errors", "address", "limits", "ready", "config", "config_rules", "config_load"),
+    (
+        "errors",
+        "address",
+        "limits",
+        "ready",
+        "config",
+        "config_texts",
+        "config_rules",
+        "config_load",
+    ),
     ("wire",),
     ("webrtc",),
-    ("routing", "token"),
-    ("datagram",),
+    ("token", "token_decode", "ticks", "mmsg", "datagram"),
+    ("forwarder",),
+    ("routing",),
     ("registry",),
+    ("geo", "geo_data"),
     ("backends",),
     ("transceiver",),
     ("lookup", "relay"),
     ("http", "signaling"),
     ("client",),
-    ("metrics", "logs", "app", "cli", "__main__"),
+    ("metrics", "logs", "app", "top", "cli", "cli_flags", "cli_tools", "__main__"),
 )
 LAYER = {name: number for number, line in enumerate(LAYERS) for name in line}
 
@@ -36,8 +47,11 @@ ONLY_IN = {
     "pylibsrtp": (),
     "redis": ("registry/redis.py", "registry/redis_worker.py"),
     "hypercorn": ("http/server.py",),
-    "prometheus_client": ("metrics.py",),
-    "click": ("cli.py",),
+    "prometheus_client": ("metrics.py", "top/page.py"),
+    "click": ("cli.py", "cli_flags.py", "cli_tools.py"),
+    "rich": ("top/screen.py", "top/run.py"),
+    "maxminddb": ("geo_data.py",),
+    "ctypes": ("forwarder/bpf.py", "mmsg.py", "ticks.py"),
     "asyncio": (),
 }
 

@@ -3,63 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge.errors import Drop, EndReason
-from edge.http.server import HttpEvent
-from edge.metrics import FAMILIES, SETUP_BUCKETS, Metrics
-from edge.registry.directory import Directory
-from edge.registry.memory import MemoryRegistry
-from edge.relay import RelayStatistics
+from edge.metrics import FAMILIES, HISTOGRAMS, SETUP_BUCKETS, Metrics
+from tests.support.full_metrics import full_metrics, relay_statistics
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(edge_\w+)` \| (\w+) \| (.*?) ?\| (.+) \|$", re.MULTILINE)
-
-
-class Sessions:
-    def __init__(self) -> None:
-        self.opened = 5
-        self.ended = Counter({EndReason.HANGUP: 2})
-        self.sessions = 3
-
-    def all_drops(self) -> Mapping[Drop, int]:
-        return {Drop.REPLAY: 4}
-
-
-class Http:
-    def __init__(self) -> None:
-        self.events = Counter({HttpEvent.ACCEPTED: 6})
-        self.connections = 1
-
-
-def relay_statistics() -> RelayStatistics:
-    return RelayStatistics(
-        packets_to_transceivers=10,
-        bytes_to_transceivers=1000,
-        packets_to_clients=20,
-        bytes_to_clients=2000,
-        flows=7,
-        provisional_flows=2,
-        waiting_lookups=1,
-        drops={Drop.BAD_TOKEN: 8},
-    )
-
-
-def full_metrics() -> Metrics:
-    registry = MemoryRegistry()
-    metrics = Metrics(version="1.2.3")
-    metrics.add_relay(relay_statistics)
-    metrics.add_transceiver(Sessions())
-    metrics.add_registry(registry.statistics)
-    metrics.add_directory(Directory(registry).statistics)
-    metrics.add_http(Http())
-    metrics.add_drops("socket", lambda: Counter({Drop.SEND_BLOCKED: 9}))
-    return metrics
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[str]], float]:
@@ -76,12 +29,15 @@ def samples(metrics: Metrics) -> dict[tuple[str, frozenset[str]], float]:
         ("edge_build_info", {"1.2.3"}, 1),
         ("edge_relay_packets_total", {"to_transceiver"}, 10),
         ("edge_relay_bytes_total", {"to_client"}, 2000),
+        ("edge_relay_wakes_total", set(), 6),
         ("edge_relay_flows", {"provisional"}, 2),
         ("edge_relay_flows", {"confirmed"}, 7),
         ("edge_sessions", set(), 3),
         ("edge_sessions_opened_total", set(), 5),
         ("edge_sessions_ended_total", {"hangup"}, 2),
         ("edge_sessions_ended_total", {"internal_error"}, 0),
+        ("edge_transceiver_draining", set(), 0),
+        ("edge_transceiver_packets_total", {"sent"}, 11),
         ("edge_drops_total", {"relay", "bad_token"}, 8),
         ("edge_drops_total", {"transceiver", "replay"}, 4),
         ("edge_drops_total", {"socket", "send_blocked"}, 9),
@@ -113,6 +69,14 @@ def test_setup_times_fall_into_buckets() -> None:
     assert read["edge_setup_seconds_bucket", frozenset({str(SETUP_BUCKETS[-1])})] == 3
 
 
+def test_round_trips_fall_into_buckets() -> None:
+    metrics = Metrics()
+    metrics.observe_round_trip(0.04)
+    read = samples(metrics)
+    assert read["edge_round_trip_seconds_bucket", frozenset({"0.035"})] == 0
+    assert read["edge_round_trip_seconds_bucket", frozenset({"0.05"})] == 1
+
+
 def test_two_processes_worth_of_metrics_do_not_meet() -> None:
     one, other = Metrics(), Metrics()
     one.observe_setup(1.0)
@@ -124,8 +88,8 @@ def test_the_document_lists_every_metric_as_it_is() -> None:
     table = {
         name: (kind, labels, text) for name, kind, labels, text in ROW.findall(DOCUMENT.read_text())
     }
-    histogram = table.pop("edge_setup_seconds")
-    assert histogram[0] == "histogram"
+    for name, (text, _) in HISTOGRAMS.items():
+        assert table.pop(name) == ("histogram", "", text)
     assert table == {
         name: (family.kind, ", ".join(f"`{label}`" for label in family.labels), family.help)
         for name, family in FAMILIES.items()
@@ -136,7 +100,7 @@ def test_every_listed_metric_is_real() -> None:
     page = full_metrics().render().decode()
     typed = dict(re.findall(r"^# TYPE (edge_\w+) (\w+)$", page, re.MULTILINE))
     created = {name for name in typed if name.endswith("_created")}
-    assert typed.pop("edge_setup_seconds") == "histogram"
+    assert {typed.pop(name) for name in HISTOGRAMS} == {"histogram"}
     for name in created:
         del typed[name]
     assert typed == {name: family.kind for name, family in FAMILIES.items()}

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.address import Address
 from edge.errors import Drop
-from edge.routing import EXPIRE_BATCH, MAX_TRANSACTIONS, OWNER_QUIET, Flow, FlowTable
+from edge.forwarder.protocol import FlowEntry
+from edge.forwarder.store import MemoryStore
+from edge.routing import MAX_TRANSACTIONS, OWNER_QUIET, SCAN_PLACES, FlowTable
 from edge.wire.spp import Path, encode_path
 
 PUBLIC = ("203.0.113.1", 3478)
-CLIENT = ("198.51.100.7", 50_000)
-PATH = encode_path(CLIENT, PUBLIC)
 PROVISIONAL = 5.0
 IDLE = 60.0
 
 
 def new_table(max_flows: int = 100, max_provisional: int = 10) -> FlowTable:
     return FlowTable(
-        PUBLIC,
+        MemoryStore(max_flows),
         max_flows=max_flows,
         max_provisional=max_provisional,
         provisional_seconds=PROVISIONAL,
@@ -30,8 +28,11 @@ def new_table(max_flows: int = 100, max_provisional: int = 10) -> FlowTable:
     )
 
 
-def client(number: int) -> Address:
-    return (f"198.51.{number >> 8}.{number & 255}", 50_000)
+def path_of(number: int) -> Path:
+    return encode_path((f"198.51.{number >> 8}.{number & 255}", 50_000), PUBLIC)
+
+
+PATH = path_of(7)
 
 
 def transaction(number: int) -> bytes:
@@ -39,212 +40,222 @@ def transaction(number: int) -> bytes:
 
 
 def answer(
-    table: FlowTable, slot: int, number: int = 1, *, success: bool = True, now: float = 0.0
-) -> Flow | Drop:
-    return table.outbound_response(PATH, slot, transaction(number), success=success, now=now)
+    table: FlowTable, hop: int, number: int = 1, *, success: bool = True, now: float = 0.0
+) -> Drop | None:
+    return table.outbound_response(PATH, hop, transaction(number), success=success, now=now)
 
 
-def confirm(table: FlowTable, address: Address, slot: int, *, now: float = 0.0) -> Flow | Drop:
-    path = table.client_request(address, slot, transaction(99), now=now)
-    return table.outbound_response(path, slot, transaction(99), success=True, now=now)
+def confirm(table: FlowTable, path: Path, hop: int, *, now: float = 0.0) -> Drop | None:
+    table.client_request(path, hop, transaction(99), now=now)
+    return table.outbound_response(path, hop, transaction(99), success=True, now=now)
 
 
-def owner(table: FlowTable) -> int | None:
-    flow = table.lookup(CLIENT)
-    return None if flow is None else flow.slot
+def owners(table: FlowTable, path: Path = PATH) -> tuple[int, int]:
+    """The owner and its challenger; 0 for nobody."""
+    entry = table.lookup(path)
+    return (0, 0) if entry is None else (entry.owner, entry.challenger)
 
 
-# Provisional flows.
+def no_heir(path: Path) -> int:
+    return 0
 
 
 def test_a_request_alone_confirms_nothing() -> None:
     table = new_table()
-    assert table.client_request(CLIENT, 1, transaction(1), now=0.0) == PATH
-    assert table.lookup(CLIENT) is None
+    table.client_request(PATH, 1, transaction(1), now=0.0)
+    assert table.lookup(PATH) is None
     assert table.outbound(PATH, 1) is Drop.UNKNOWN_FLOW
     assert (len(table), table.provisional) == (0, 1)
 
 
 def test_success_to_that_very_transaction_confirms() -> None:
     table = new_table()
-    table.client_request(CLIENT, 1, transaction(1), now=0.0)
+    table.client_request(PATH, 1, transaction(1), now=0.0)
     assert answer(table, 1, 2) is Drop.UNKNOWN_FLOW
     assert answer(table, 2, 1) is Drop.UNKNOWN_FLOW
-    flow = answer(table, 1, 1)
-    assert isinstance(flow, Flow)
-    assert (flow.client, flow.path, flow.slot) == (CLIENT, PATH, 1)
-    assert table.lookup(CLIENT) is flow
-    assert table.outbound(PATH, 1) is flow
+    assert answer(table, 1, 1) is None
+    assert owners(table) == (1, 0)
+    assert table.outbound(PATH, 1) is None
     assert (len(table), table.provisional) == (1, 0)
 
 
 def test_an_error_passes_once_and_confirms_nothing() -> None:
     table = new_table()
-    table.client_request(CLIENT, 1, transaction(1), now=0.0)
-    assert isinstance(answer(table, 1, success=False), Flow)
+    table.client_request(PATH, 1, transaction(1), now=0.0)
+    assert answer(table, 1, success=False) is None
     assert answer(table, 1, success=False) is Drop.UNKNOWN_FLOW
     assert answer(table, 1) is Drop.UNKNOWN_FLOW
-    assert table.lookup(CLIENT) is None
+    assert table.lookup(PATH) is None
 
 
 def test_a_late_success_confirms_nothing() -> None:
     table = new_table()
-    table.client_request(CLIENT, 1, transaction(1), now=0.0)
+    table.client_request(PATH, 1, transaction(1), now=0.0)
     assert answer(table, 1, now=PROVISIONAL + 0.1) is Drop.UNKNOWN_FLOW
     table.expire(now=PROVISIONAL + 0.1)
     assert table.provisional == 0
 
 
+def test_provisional_flows_expire() -> None:
+    table = new_table()
+    table.client_request(PATH, 1, transaction(1), now=0.0)
+    table.client_request(PATH, 2, transaction(1), now=2.0)
+    table.client_request(PATH, 1, transaction(2), now=3.0)
+    table.expire(now=PROVISIONAL + 2.5)
+    assert table.provisional == 1
+    assert answer(table, 1, 2, now=PROVISIONAL + 2.5) is None
+
+
 def test_transactions_of_a_flow_are_bounded_and_the_oldest_goes() -> None:
     table = new_table()
     for number in range(MAX_TRANSACTIONS + 1):
-        table.client_request(CLIENT, 1, transaction(number), now=0.0)
+        table.client_request(PATH, 1, transaction(number), now=0.0)
     assert answer(table, 1, 0) is Drop.UNKNOWN_FLOW
-    assert isinstance(answer(table, 1, 1), Flow)
-    assert isinstance(answer(table, 1, MAX_TRANSACTIONS), Flow)
+    assert answer(table, 1, 1) is None
+    assert answer(table, 1, MAX_TRANSACTIONS, now=1.0) is None
+    entry = table.lookup(PATH)
+    assert entry is not None
+    assert entry.heard == 1.0  # what was noted before the confirmation counts after it
 
 
 def test_a_flood_of_provisional_flows_is_capped_and_touches_no_confirmed_one() -> None:
     table = new_table(max_provisional=10)
-    confirm(table, CLIENT, 1)
-    for number in range(1_000):
-        table.client_request(client(number), 1, transaction(number), now=0.0)
+    confirm(table, PATH, 1)
+    for number in range(1_000, 2_000):
+        table.client_request(path_of(number), 1, transaction(number), now=0.0)
     assert (len(table), table.provisional) == (1, 10)
     assert table.drops[Drop.TABLE_FULL] == 990
-    assert owner(table) == 1
-    # The oldest have gone, the youngest are there.
-    path = encode_path(client(999), PUBLIC)
-    assert isinstance(
-        table.outbound_response(path, 1, transaction(999), success=True, now=0.0), Flow
-    )
-    path = encode_path(client(989), PUBLIC)
-    assert (
-        table.outbound_response(path, 1, transaction(989), success=True, now=0.0)
-        is Drop.UNKNOWN_FLOW
-    )
+    assert owners(table) == (1, 0)
+    for number, drop in ((1_999, None), (1_989, Drop.UNKNOWN_FLOW)):  # the oldest have gone
+        got = table.outbound_response(
+            path_of(number), 1, transaction(number), success=True, now=0.0
+        )
+        assert got is drop
 
 
 def test_a_full_table_refuses_new_flows_and_keeps_the_old_ones() -> None:
     table = new_table(max_flows=2)
     for number in range(2):
-        confirm(table, client(number), 1)
-    assert confirm(table, client(2), 1) is Drop.TABLE_FULL
-    assert table.restore(client(3), 1, now=0.0) is Drop.TABLE_FULL
-    assert table.lookup(client(0)) is not None
-    assert table.lookup(client(2)) is None
-    assert isinstance(confirm(table, client(1), 1), Flow)
+        confirm(table, path_of(number), 1)
+    assert confirm(table, path_of(2), 1) is Drop.TABLE_FULL
+    assert table.restore(path_of(3), 1, now=0.0) is Drop.TABLE_FULL
+    assert owners(table, path_of(0)) == (1, 0)
+    assert table.lookup(path_of(2)) is None
+    assert confirm(table, path_of(1), 1) is None
 
 
-# Two slots for one address.
+# Two hops for one client.
 
 
-def test_a_request_without_success_never_touches_a_flow_of_another_slot() -> None:
+def test_a_request_without_success_never_touches_a_flow_of_another_hop() -> None:
     table = new_table()
-    confirm(table, CLIENT, 1)
+    confirm(table, PATH, 1)
     for number in range(100):
-        table.client_request(CLIENT, 2, transaction(number), now=0.0)
-    flow = table.lookup(CLIENT)
-    assert flow is not None
-    assert (flow.slot, flow.challenger) == (1, None)
+        table.client_request(PATH, 2, transaction(number), now=0.0)
+    assert owners(table) == (1, 0)
     assert table.outbound(PATH, 2) is Drop.NOT_OWNER
     assert answer(table, 2, 1_000) is Drop.NOT_OWNER
 
 
-def test_a_flood_for_another_slot_does_not_push_out_the_owners_transactions() -> None:
+def test_a_flood_for_another_hop_does_not_push_out_the_owners_transactions() -> None:
     table = new_table()
-    confirm(table, CLIENT, 1)
-    table.client_request(CLIENT, 1, transaction(1), now=40.0)
+    confirm(table, PATH, 1)
+    table.client_request(PATH, 1, transaction(1), now=40.0)
     for number in range(100, 200):
-        table.client_request(CLIENT, 2, transaction(number), now=40.0)
+        table.client_request(PATH, 2, transaction(number), now=40.0)
     answer(table, 1, 1, now=40.0)
     table.expire(now=40.0 + IDLE)
-    assert owner(table) == 1
+    assert owners(table) == (1, 0)
 
 
 def test_a_challenger_is_served_beside_a_living_owner() -> None:
     table = new_table()
-    first = confirm(table, CLIENT, 1)
-    second = confirm(table, CLIENT, 2, now=1.0)
-    assert isinstance(first, Flow)
-    assert first.challenger is second
-    assert table.lookup(CLIENT) is first
-    assert table.outbound(PATH, 1) is first
-    assert table.outbound(PATH, 2) is second
+    confirm(table, PATH, 1)
+    confirm(table, PATH, 2, now=1.0)
+    assert owners(table) == (1, 2)
+    assert table.outbound(PATH, 1) is None
+    assert table.outbound(PATH, 2) is None
     assert table.outbound(PATH, 3) is Drop.NOT_OWNER
     assert len(table) == 1
 
 
-def test_a_challenger_never_takes_an_address_whose_owner_goes_on_answering() -> None:
+def test_a_challenger_never_takes_a_client_whose_owner_goes_on_answering() -> None:
     table = new_table()
-    confirm(table, CLIENT, 1)
+    confirm(table, PATH, 1)
     for second in range(1, 200):
-        confirm(table, CLIENT, 2, now=float(second))
+        confirm(table, PATH, 2, now=float(second))
         if second % 12 == 0:  # every other consent check is lost
-            confirm(table, CLIENT, 1, now=float(second))
+            confirm(table, PATH, 1, now=float(second))
         table.expire(now=float(second))
-        assert owner(table) == 1
+        assert owners(table) == (1, 2)
 
 
 def test_a_challenger_inherits_from_a_quiet_owner() -> None:
     table = new_table()
-    confirm(table, CLIENT, 1)
-    confirm(table, CLIENT, 2, now=1.0)
-    confirm(table, CLIENT, 2, now=OWNER_QUIET + 0.1)
-    assert owner(table) == 2
+    confirm(table, PATH, 1)
+    confirm(table, PATH, 2, now=1.0)
+    confirm(table, PATH, 2, now=OWNER_QUIET + 0.1)
+    assert owners(table) == (2, 0)
     assert table.outbound(PATH, 1) is Drop.NOT_OWNER
-    assert (len(table), set(table.slots)) == (1, {2})
+    assert len(table) == 1
 
 
 def test_a_quiet_challenger_is_forgotten() -> None:
     table = new_table()
-    flow = confirm(table, CLIENT, 1)
-    confirm(table, CLIENT, 2, now=1.0)
-    confirm(table, CLIENT, 1, now=2.0)
-    assert table.outbound(PATH, 2) is not Drop.NOT_OWNER
-    confirm(table, CLIENT, 1, now=OWNER_QUIET + 1.1)
-    assert table.lookup(CLIENT) is flow
+    confirm(table, PATH, 1)
+    confirm(table, PATH, 2, now=1.0)
+    confirm(table, PATH, 1, now=2.0)
+    assert table.outbound(PATH, 2) is None
+    confirm(table, PATH, 1, now=OWNER_QUIET + 1.1)
+    assert owners(table) == (1, 0)
     assert table.outbound(PATH, 2) is Drop.NOT_OWNER
 
 
 def test_an_owner_that_gives_its_flow_back_leaves_it_to_the_challenger() -> None:
     table = new_table()
-    first = confirm(table, CLIENT, 1)
-    second = confirm(table, CLIENT, 2)
+    confirm(table, PATH, 1)
+    confirm(table, PATH, 2)
     assert table.release(PATH, 3) is Drop.NOT_OWNER
-    assert table.release(PATH, 1) is first
-    assert table.lookup(CLIENT) is second
+    assert table.release(PATH, 1) is None
+    assert owners(table) == (2, 0)
     assert table.outbound(PATH, 1) is Drop.NOT_OWNER
-    assert table.release(PATH, 2) is second
+    assert table.release(PATH, 2) is None
     assert table.outbound(PATH, 2) is Drop.UNKNOWN_FLOW
     assert table.release(PATH, 2) is Drop.UNKNOWN_FLOW
-    assert (len(table), set(table.slots)) == (0, set())
+    assert len(table) == 0
 
 
 def test_a_challenger_that_gives_its_flow_back_leaves_the_owner() -> None:
     table = new_table()
-    first = confirm(table, CLIENT, 1)
-    second = confirm(table, CLIENT, 2)
-    assert table.release(PATH, 2) is second
-    assert table.lookup(CLIENT) is first
+    confirm(table, PATH, 1)
+    confirm(table, PATH, 2)
+    assert table.release(PATH, 2) is None
+    assert owners(table) == (1, 0)
     assert table.outbound(PATH, 2) is Drop.NOT_OWNER
 
 
-def test_a_slot_that_is_gone_takes_its_flows_along() -> None:
+def test_a_hop_that_is_gone_leaves_its_flows_to_challengers_and_heirs() -> None:
     table = new_table()
-    confirm(table, client(1), 1)
-    confirm(table, client(2), 2)
-    confirm(table, CLIENT, 1)
-    heir = confirm(table, CLIENT, 2)
-    confirm(table, client(2), 1)
-    assert set(table.slots) == {1, 2}
-    assert table.drop_slot(1) == 2
-    assert table.lookup(client(1)) is None
-    assert table.lookup(CLIENT) is heir
-    flow = table.lookup(client(2))
-    assert flow is not None
-    assert flow.challenger is None
-    assert set(table.slots) == {2}
-    assert table.drop_slot(1) == 0
+    for number, hops in enumerate([(1,), (2,), (1, 2), (2, 1), (1,)]):
+        for hop in hops:
+            confirm(table, path_of(number), hop)
+    heirs = {path_of(4): 3}
+    assert table.drop_hop(1, lambda path: heirs.get(path, 0)) == 0
+    left = [owners(table, path_of(number)) for number in range(5)]
+    assert left == [(0, 0), (2, 0), (2, 0), (2, 0), (3, 0)]
+    assert table.outbound(path_of(4), 1) is Drop.NOT_OWNER
+
+
+def test_a_hop_is_dropped_in_bounded_steps() -> None:
+    table = new_table(max_flows=2 * SCAN_PLACES)
+    for number in range(SCAN_PLACES + 1):
+        table.restore(path_of(number), 1, now=0.0)
+    cursor = table.drop_hop(1, no_heir)
+    assert cursor
+    assert len(table) == 1
+    while cursor:
+        cursor = table.drop_hop(1, no_heir, cursor=cursor)
+    assert len(table) == 0
 
 
 # Time.
@@ -252,36 +263,48 @@ def test_a_slot_that_is_gone_takes_its_flows_along() -> None:
 
 def test_only_authenticated_answers_keep_a_flow() -> None:
     table = new_table()
-    confirm(table, CLIENT, 1)
+    confirm(table, PATH, 1)
     for second in range(1, int(IDLE) + 1):
         now = float(second)
-        table.client_request(CLIENT, 1, transaction(second), now=now)
-        table.lookup(CLIENT)
+        table.client_request(PATH, 1, transaction(second), now=now)
+        table.lookup(PATH)
         table.outbound(PATH, 1)
         answer(table, 1, second, success=False, now=now)
         answer(table, 1, 10_000 + second, now=now)  # answers nothing that was asked
-    assert table.expire(now=IDLE) == 0
-    assert table.expire(now=IDLE + 0.1) == 1
-    assert table.lookup(CLIENT) is None
+    table.expire(now=IDLE)
+    assert owners(table) == (1, 0)
+    table.expire(now=IDLE + 0.2)
+    assert table.lookup(PATH) is None
 
 
 def test_an_answer_keeps_a_flow() -> None:
     table = new_table()
-    confirm(table, CLIENT, 1)
-    confirm(table, client(2), 1, now=1.0)
-    confirm(table, CLIENT, 1, now=50.0)
-    assert table.expire(now=61.1) == 1
-    assert owner(table) == 1
-    assert table.expire(now=110.1) == 1
+    confirm(table, PATH, 1)
+    confirm(table, path_of(2), 1, now=1.0)
+    confirm(table, PATH, 1, now=50.0)
+    table.expire(now=61.2)
+    assert (owners(table), len(table)) == ((1, 0), 1)
+    table.expire(now=110.2)
+    assert len(table) == 0
+
+
+def test_a_living_challenger_inherits_from_an_idle_owner() -> None:
+    table = new_table()
+    confirm(table, PATH, 1)
+    confirm(table, PATH, 2, now=10.0)
+    table.expire(now=IDLE + 5.0)
+    assert owners(table) == (2, 0)
 
 
 def test_expiry_is_done_in_bounded_steps() -> None:
-    table = new_table(max_flows=10_000)
-    for number in range(EXPIRE_BATCH + 1):
-        confirm(table, client(number), 1)
-    assert table.expire(now=IDLE + 1) == EXPIRE_BATCH
-    assert table.expire(now=IDLE + 1) == 1
-    assert (len(table), set(table.slots)) == (0, set())
+    table = new_table(max_flows=2 * SCAN_PLACES)
+    for number in range(SCAN_PLACES + 1):
+        table.restore(path_of(number), 1, now=0.0)
+    table.expire(now=IDLE + 1)
+    assert len(table) == 1
+    for _ in range(3):
+        table.expire(now=IDLE + 1)
+    assert len(table) == 0
 
 
 # The registry.
@@ -289,24 +312,26 @@ def test_expiry_is_done_in_bounded_steps() -> None:
 
 def test_a_restored_flow_is_confirmed() -> None:
     table = new_table()
-    flow = table.restore(CLIENT, 1, now=0.0)
-    assert table.lookup(CLIENT) is flow
-    assert table.outbound(PATH, 1) is flow
+    assert table.restore(PATH, 1, now=0.0) is None
+    assert owners(table) == (1, 0)
+    assert table.outbound(PATH, 1) is None
+    assert table.save_due(PATH, 1, now=1.0)  # its record may be about to end
 
 
 def test_what_was_learnt_wins_over_a_record() -> None:
     table = new_table()
-    flow = confirm(table, CLIENT, 1)
-    assert table.restore(CLIENT, 2, now=0.0) is flow
-    assert table.outbound(PATH, 2) is Drop.NOT_OWNER
+    confirm(table, PATH, 1)
+    assert table.restore(PATH, 2, now=0.0) is None
+    assert owners(table) == (1, 0)
 
 
-@pytest.mark.parametrize("host", ["192.0.2.9", "2001:db8::9"])
-def test_no_address_in_a_repr(host: str) -> None:
+def test_a_record_is_due_a_few_times_in_a_flows_life_time() -> None:
     table = new_table()
-    flow = confirm(table, (host, 4_711), 1)
-    assert host not in repr(flow)
-    assert "4711" not in repr(flow)
+    assert not table.save_due(PATH, 1, now=0.0)
+    confirm(table, PATH, 1)
+    assert not table.save_due(PATH, 2, now=0.0)
+    due = [now for now in range(60) if table.save_due(PATH, 1, now=float(now))]
+    assert due == [0, 20, 40]
 
 
 # All of it, against a model that knows the rules and none of the machinery.
@@ -314,20 +339,16 @@ def test_no_address_in_a_repr(host: str) -> None:
 
 @dataclass
 class Model:
-    asked: dict[tuple[Address, int, bytes], float] = field(default_factory=dict)
-    answered: dict[tuple[Address, int], float] = field(default_factory=dict)
-    """When a slot last answered one of a client's requests with success."""
-
-    def may_send(self, address: Address, slot: int) -> bool:
-        return (address, slot) in self.answered
+    asked: dict[tuple[Path, int, bytes], float] = field(default_factory=dict)
+    answered: dict[tuple[Path, int], float] = field(default_factory=dict)
+    """When a hop last answered one of a client's requests with success."""
 
 
-CLIENTS = [client(number) for number in range(3)]
-PATHS: dict[Address, Path] = {address: encode_path(address, PUBLIC) for address in CLIENTS}
+PATHS = [path_of(number) for number in range(3)]
 
 events = st.tuples(
     st.sampled_from(["request", "success", "error", "media", "expire"]),
-    st.sampled_from(CLIENTS),
+    st.sampled_from(PATHS),
     st.integers(1, 3),
     st.integers(0, 2),
     st.sampled_from([0.0, 0.1, 2.0, 6.0, 20.0]),
@@ -335,47 +356,43 @@ events = st.tuples(
 
 
 @given(st.lists(events, max_size=60))
-def test_no_slot_ever_sends_to_a_client_it_has_not_answered(
-    script: list[tuple[str, Address, int, int, float]],
+def test_no_hop_ever_sends_to_a_client_it_has_not_answered(
+    script: list[tuple[str, Path, int, int, float]],
 ) -> None:
     table, model, now = new_table(max_flows=2, max_provisional=2), Model(), 0.0
-    for kind, address, slot, number, pause in script:
+    for kind, path, hop, number, pause in script:
         now += pause
-        before = {one: table.lookup(one) for one in CLIENTS}
+        before = {one: table.lookup(one) for one in PATHS}
         tid = transaction(number)
         if kind == "request":
-            table.client_request(address, slot, tid, now=now)
-            model.asked[address, slot, tid] = now
-            assert {one: table.lookup(one) for one in CLIENTS} == before
+            table.client_request(path, hop, tid, now=now)
+            model.asked[path, hop, tid] = now
+            assert {one: table.lookup(one) for one in PATHS} == before
         elif kind == "expire":
             table.expire(now=now)
         elif kind == "media":
-            flow = table.outbound(PATHS[address], slot)
-            if isinstance(flow, Flow):
-                assert (flow.client, flow.slot) == (address, slot)
-                assert model.may_send(address, slot)
+            assert table.outbound(path, hop) is not None or (path, hop) in model.answered
         else:
-            asked = now - model.asked.pop((address, slot, tid), -1e9) <= PROVISIONAL
-            flow = table.outbound_response(
-                PATHS[address], slot, tid, success=kind == "success", now=now
-            )
-            if isinstance(flow, Flow):
-                assert (flow.client, flow.slot) == (address, slot)
-                assert asked or model.may_send(address, slot)
+            asked = now - model.asked.pop((path, hop, tid), -1e9) <= PROVISIONAL
+            drop = table.outbound_response(path, hop, tid, success=kind == "success", now=now)
+            if drop is None:
+                assert asked or (path, hop) in model.answered
                 if asked and kind == "success":
-                    model.answered[address, slot] = now
+                    model.answered[path, hop] = now
             _check_owners(table, model, before, now)
         assert len(table) <= 2
         assert table.provisional <= 2
 
 
 def _check_owners(
-    table: FlowTable, model: Model, before: dict[Address, Flow | None], now: float
+    table: FlowTable, model: Model, before: dict[Path, FlowEntry | None], now: float
 ) -> None:
     """A living owner is never taken over, and nobody owns what he has not answered for."""
-    for address, former in before.items():
-        flow = table.lookup(address)
-        if former is not None and now - model.answered[address, former.slot] <= OWNER_QUIET:
-            assert flow is former
-        if flow is not None:
-            assert model.may_send(address, flow.slot)
+    for path, former in before.items():
+        entry = table.lookup(path)
+        if former is not None and now - model.answered[path, former.owner] <= OWNER_QUIET:
+            assert entry is not None
+            assert entry.owner == former.owner
+        if entry is not None:
+            assert (path, entry.owner) in model.answered
+            assert not entry.challenger or (path, entry.challenger) in model.answered

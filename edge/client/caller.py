@@ -52,7 +52,10 @@ class Caller:
         self.offer = Offer.make(certificate.fingerprint)
         self.journal = Journal()
         self.server: Address | None = None
+        """The one address that this call speaks to."""
         self.checks_answered = 0
+        self.nominating = True
+        """Whether checks carry USE-CANDIDATE; not while several paths are still compared."""
         self.closed = False
         self._certificate = certificate
         self._started = now
@@ -79,10 +82,13 @@ class Caller:
         dtls = self._dtls.deadline if self._dtls is not None else inf
         return inf if self.closed else min(self._next_check, self._next_frame, dtls)
 
-    def take_answer(self, body: bytes, *, now: float) -> list[bytes]:
-        """Read the SDP answer and begin; RemoteProtocolError when it does not serve."""
+    def take_answer(self, body: bytes, *, now: float, enter: Address | None = None) -> list[bytes]:
+        """Read the SDP answer and begin; RemoteProtocolError when it does not serve.
+
+        The call goes to the best candidate, or to the relay ``enter``, which may be any of a fleet.
+        """
         self._answer = answer = Answer.decode(body)
-        self.server = answer.server
+        self.server = enter or answer.candidates[0]
         self._dtls = Dtls(
             self._certificate,
             role="passive" if answer.role == "passive" else "active",
@@ -154,7 +160,7 @@ class Caller:
             username=f"{self._answer.ufrag}:{self.offer.ufrag}",
             password=self._answer.password,
             priority=PEER_REFLEXIVE_PRIORITY,
-            use_candidate=True,
+            use_candidate=self.nominating,
             controlling=self._tie_breaker,
         )
 

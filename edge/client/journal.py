@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import struct
 from array import array
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ GRACE_SECONDS: Final = 0.5
 
 _TOC: Final = 0xFC
 """One 20 ms fullband CELT frame, stereo (RFC 6716, 3.1)."""
-_STAMP: Final = struct.Struct("!BQd")
+MARK_BYTES: Final = 8
+
+_STAMP: Final = struct.Struct(f"!B{MARK_BYTES}sQd")
 _PADDING: Final = bytes(PAYLOAD_BYTES - _STAMP.size)
 
 
@@ -39,6 +42,10 @@ class CallStatistics:
     received: int
     """Different packets that came back."""
     duplicates: int
+    foreign: int
+    """Echoes of what another call has said."""
+    reordered: int
+    """Echoes that came after one with a higher number."""
     missing: int
     """Packets that had the time to come back and did not."""
     longest_hole: float
@@ -57,10 +64,16 @@ class CallStatistics:
 
 @dataclass(slots=True)
 class Journal:
-    """Numbers what is sent and checks off what comes back."""
+    """Numbers what is sent and checks off what comes back.
 
+    ``mark`` is in every payload, so that an echo tells whose words it repeats.
+    """
+
+    mark: bytes = field(default_factory=lambda: secrets.token_bytes(MARK_BYTES), repr=False)
     setup: SetupTimes = field(default_factory=SetupTimes)
     duplicates: int = 0
+    foreign: int = 0
+    reordered: int = 0
     rejected: int = 0
     stale: int = 0
     longest_silence: float = 0.0
@@ -68,6 +81,7 @@ class Journal:
     _sent_at: array[float] = field(default_factory=lambda: array("d"))
     _round_trips: array[float] = field(default_factory=lambda: array("d"))
     _last_echo: float = nan
+    _highest: int = -1
 
     @property
     def sent(self) -> int:
@@ -84,24 +98,36 @@ class Journal:
         number = len(self._sent_at)
         self._sent_at.append(now)
         self._returned.append(0)
-        return _STAMP.pack(_TOC, number, now) + _PADDING
+        return _STAMP.pack(_TOC, self.mark, number, now) + _PADDING
 
     def check_off(self, payload: bytes, now: float) -> None:
-        """Note an echo; what was never sent counts as rejected."""
+        """Note an echo; what was never sent counts as rejected, or as another call's."""
         if len(payload) != PAYLOAD_BYTES:
             self.rejected += 1
             return
-        _, number, sent_at = _STAMP.unpack_from(payload)
-        if number >= self.sent or self._sent_at[number] != sent_at:
+        _, mark, number, sent_at = _STAMP.unpack_from(payload)
+        if mark != self.mark:
+            self.foreign += 1
+        elif number >= self.sent or self._sent_at[number] != sent_at:
             self.rejected += 1
         elif self._returned[number]:
             self.duplicates += 1
         else:
-            self._returned[number] = 1
-            self._round_trips.append(now - sent_at)
-            if now - self._last_echo > self.longest_silence:
-                self.longest_silence = now - self._last_echo
-            self._last_echo = now
+            self._note_echo(number, now)
+
+    def _note_echo(self, number: int, now: float) -> None:
+        self._returned[number] = 1
+        self._round_trips.append(now - self._sent_at[number])
+        self.reordered += number < self._highest
+        self._highest = max(self._highest, number)
+        if now - self._last_echo > self.longest_silence:
+            self.longest_silence = now - self._last_echo
+        self._last_echo = now
+
+    def longest_hole(self, *, since: int = 0) -> float:
+        """Seconds of audio in the longest run that was lost from ``since`` to the last echo."""
+        length, _ = longest_run_of_zeros(self._returned[since : self._highest + 1])
+        return length * FRAME_SECONDS
 
     def statistics(self, *, now: float, since: int = 0) -> CallStatistics:
         """Sum up; what is missing counts only from number ``since`` on."""
@@ -115,6 +141,8 @@ class Journal:
             sent=self.sent,
             received=self.received,
             duplicates=self.duplicates,
+            foreign=self.foreign,
+            reordered=self.reordered,
             missing=flags.count(0),
             longest_hole=length * FRAME_SECONDS,
             hole_at=since + at,

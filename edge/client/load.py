@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 
 import trio
 
+from edge.address import Address
 from edge.client.caller import Caller
 from edge.client.http import request
 from edge.client.journal import CallStatistics, SetupTimes
@@ -65,9 +66,20 @@ class LoadClient:
         return self._caller.journal.received
 
     @property
+    def reordered(self) -> int:
+        """Echoes that came after one with a higher number, so far."""
+        return self._caller.journal.reordered
+
+    @property
     def stale(self) -> int:
         """Datagrams that came to ports we have moved away from."""
         return self._caller.journal.stale
+
+    @property
+    def server(self) -> Address:
+        """The relay that the call enters at."""
+        assert self._caller.server is not None
+        return self._caller.server
 
     @property
     def checks_answered(self) -> int:
@@ -83,6 +95,10 @@ class LoadClient:
     def port(self) -> int:
         """Our UDP source port."""
         return int(self._socket.getsockname()[1])
+
+    def longest_hole(self, *, since: int = 0) -> float:
+        """Seconds of audio in the longest run that was lost from ``since`` to the last echo."""
+        return self._caller.journal.longest_hole(since=since)
 
     def statistics(self, *, since: int = 0) -> CallStatistics:
         """What happened so far; what is missing counts only from packet ``since`` on."""
@@ -156,20 +172,29 @@ class Load:
         self._poll = select.epoll()
         self._sockets: dict[int, tuple[socket.socket, LoadClient]] = {}
 
-    async def open_call(self, http_url: str, *, api_key: str = "") -> LoadClient:
+    async def open_call(
+        self,
+        http_url: str,
+        *,
+        api_key: str = "",
+        headers: tuple[tuple[str, str], ...] = (),
+        enter: Address | None = None,
+    ) -> LoadClient:
         """POST an offer and connect; gives the call once ICE and DTLS are done.
 
-        Raises CallRefused, or trio.TooSlowError after ``CONNECT_SECONDS``.
+        ``headers`` go with the offer, such as those of a front that knows where the client is. The
+        call enters at the best candidate of the answer, or at the relay ``enter``. Raises
+        CallRefused, or trio.TooSlowError after ``CONNECT_SECONDS``.
         """
         caller = Caller(self._certificate, now=trio.current_time())
         url = urljoin(http_url, "/v1/realtime/calls")
-        headers = [("Content-Type", "application/sdp")]
+        headers = (("Content-Type", "application/sdp"), *headers)
         if api_key:
-            headers.append(("Authorization", f"Bearer {api_key}"))
-        response = await request("POST", url, caller.offer.encode(), headers=tuple(headers))
+            headers = (*headers, ("Authorization", f"Bearer {api_key}"))
+        response = await request("POST", url, caller.offer.encode(), headers=headers)
         if response.status != 201:
             raise CallRefused(response.status)
-        checks = caller.take_answer(response.body, now=trio.current_time())
+        checks = caller.take_answer(response.body, now=trio.current_time(), enter=enter)
         call = LoadClient(self, caller, urljoin(url, response.headers.get("location", "")))
         self.calls.append(call)
         call.send(checks)

@@ -85,7 +85,8 @@ class Answer:
     password: str = field(repr=False)
     fingerprints: frozenset[Fingerprint]
     role: str
-    server: Address = field(repr=False)
+    candidates: tuple[Address, ...] = field(repr=False)
+    """Where the server may be reached, best first; at least one."""
 
     @classmethod
     def decode(cls, body: bytes) -> Answer:
@@ -100,7 +101,7 @@ class Answer:
                 for algorithm, value in re.findall(r"^a=fingerprint:(\S+) (\S+)$", text, re.M)
             ),
             role="passive" if find(r"a=setup:(active|passive)")[0] == "active" else "active",
-            server=_candidate(find(r"a=candidate:\S+ 1 (?i:udp) \d+ (\S+) (\d+) typ host.*")),
+            candidates=_candidates(text),
         )
 
 
@@ -114,6 +115,10 @@ def _finder(text: str) -> Callable[[str], tuple[str, ...]]:
     return find
 
 
-def _candidate(groups: tuple[str, ...]) -> Address:
-    host, port = groups
-    return host, int(port)
+def _candidates(text: str) -> tuple[Address, ...]:
+    """Host candidates for UDP by falling priority (RFC 8839, 5.1)."""
+    pattern = r"^a=candidate:\S+ 1 (?i:udp) (\d{1,10}) (\S+) (\d{1,5}) typ host.*$"
+    found = sorted(re.findall(pattern, text, re.M), key=lambda groups: -int(groups[0]))
+    if not found:
+        raise RemoteProtocolError("the answer has no candidate that serves")
+    return tuple((host, int(port)) for _, host, port in found)

@@ -7,6 +7,9 @@ next heartbeats; so for one more lease time nobody is taken out of the view.
 
 Of two transceivers at one address only the newer slot counts: the older process is gone, and what
 is meant for it must not reach its successor.
+
+Relays of every cluster are known, so that calls and datagrams can be sent by way of them; what they
+send counts for other relays alone, never for a transceiver.
 """
 
 from __future__ import annotations
@@ -19,12 +22,11 @@ from collections.abc import (
     Iterator,
     Mapping,
     Sequence,
-    Set,
 )
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import structlog
 import trio
@@ -67,23 +69,29 @@ class _Watchable(Protocol):
     def watch(self, changed: Watcher) -> AbstractContextManager[None]: ...
 
 
+RelayKey: TypeAlias = tuple[int, str]
+"""A relay's cluster and name."""
+
+
 class Directory:
-    """A view of the living transceivers and relays; ``run`` keeps it fresh."""
+    """A cluster's view of the living transceivers and relays; ``run`` keeps it fresh."""
 
     def __init__(
         self,
         registry: Registry,
         *,
+        cluster: int = 0,
         interval_seconds: float = 0.25,
         lease_seconds: float = 3.0,
     ) -> None:
         self._registry = registry
+        self._cluster = cluster
         self._interval = interval_seconds
         self._lease = lease_seconds
         self._transceivers: dict[Slot, TransceiverRecord] = {}
-        self._slots: dict[Address, Slot] = {}
-        self._relays: dict[str, RelayRecord] = {}
+        self._relays: dict[RelayKey, RelayRecord] = {}
         self._relay_addresses: frozenset[Address] = frozenset()
+        self._watchers: list[Callable[[], None]] = []
         self._hint = trio.Event()
         self._refreshes = 0
         self._failures = 0
@@ -92,7 +100,7 @@ class Directory:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Refresh until cancelled; started after the first attempt, successful or not."""
-        with self._watch():
+        with self._watch_registry():
             await self.refresh()
             task_status.started()
             while True:
@@ -125,13 +133,22 @@ class Directory:
         """Find a living transceiver."""
         return self._transceivers.get(slot)
 
-    def slot_of(self, address: Address) -> Slot | None:
-        """Find whose internal address this is."""
-        return self._slots.get(address)
-
     def is_relay(self, address: Address) -> bool:
-        """Tell whether this is a living relay's internal address."""
+        """Tell whether this is the internal address of a living relay of our own cluster."""
         return address in self._relay_addresses
+
+    @contextmanager
+    def watch(self, changed: Callable[[], None]) -> Iterator[None]:
+        """Call ``changed`` now, and after every change of who is there or where.
+
+        What else a record says (load, sessions) may have changed without a call.
+        """
+        self._watchers.append(changed)
+        try:
+            changed()
+            yield
+        finally:
+            self._watchers.remove(changed)
 
     @property
     def transceivers(self) -> Sequence[TransceiverRecord]:
@@ -140,8 +157,13 @@ class Directory:
 
     @property
     def relays(self) -> Sequence[RelayRecord]:
-        """All living relays."""
+        """All living relays, of every cluster."""
         return tuple(self._relays.values())
+
+    @property
+    def has_own_relay(self) -> bool:
+        """Whether our own cluster has a living relay; without one no client reaches it."""
+        return bool(self._relay_addresses)
 
     def statistics(self) -> DirectoryStatistics:
         """Count."""
@@ -154,7 +176,7 @@ class Directory:
         )
 
     @contextmanager
-    def _watch(self) -> Iterator[None]:
+    def _watch_registry(self) -> Iterator[None]:
         """Have changes pushed, by a registry that can."""
         if isinstance(self._registry, _Watchable):
             with self._registry.watch(self._take):
@@ -166,29 +188,47 @@ class Directory:
         self, transceivers: Sequence[TransceiverRecord], relays: Sequence[RelayRecord]
     ) -> None:
         by_slot = {record.slot: record for record in transceivers}
-        by_name = {record.name: record for record in relays}
+        by_key = {(record.cluster, record.name): record for record in relays}
         if trio.current_time() < self._keep_until:
             by_slot = self._transceivers | by_slot
-            by_name = self._relays | by_name
-        slots = _newest_slots(by_slot.values())
-        living = {slot: by_slot[slot] for slot in slots.values()}
-        self._tell(living, by_name)
-        self._slots, self._transceivers, self._relays = slots, living, by_name
-        self._relay_addresses = frozenset(record.internal for record in by_name.values())
+            by_key = self._relays | by_key
+        newest = _newest_slots(by_slot.values())
+        before = self._places()
+        self._relays = by_key
+        self._transceivers = {slot: by_slot[slot] for slot in newest.values()}
+        self._relay_addresses = frozenset(
+            record.internal for record in by_key.values() if record.cluster == self._cluster
+        )
+        self._tell(before, self._places())
+
+    def _places(self) -> dict[Slot | RelayKey, tuple[Hashable, ...]]:
+        """Who is there, and all that a watcher is told of."""
+        transceivers = self._transceivers.values()
+        relays = self._relays.items()
+        return {
+            **{one.slot: (one.address, one.draining) for one in transceivers},
+            **{key: (one.public, one.internal, one.draining) for key, one in relays},
+        }
 
     def _tell(
-        self, transceivers: Mapping[Slot, TransceiverRecord], relays: Mapping[str, RelayRecord]
+        self,
+        before: Mapping[Slot | RelayKey, tuple[Hashable, ...]],
+        after: Mapping[Slot | RelayKey, tuple[Hashable, ...]],
     ) -> None:
-        """Log who has come and who has gone."""
-        _tell_changes("relay", self._relays.keys(), relays.keys())
-        _tell_changes("transceiver", self._transceivers.keys(), transceivers.keys())
+        """Log who has come and who has gone, and call the watchers."""
+        for event, keys in ("found", after.keys() - before), ("gone", before.keys() - after):
+            for key in keys:
+                self._log(f"part {event}", key)
+        if before != after:
+            for changed in tuple(self._watchers):
+                changed()
 
-
-def _tell_changes(part: str, before: Set[Hashable], after: Set[Hashable]) -> None:
-    for each in after - before:
-        log.info("part found", part=part, id=each)
-    for each in before - after:
-        log.info("part gone", part=part, id=each)
+    def _log(self, event: str, key: Slot | RelayKey) -> None:
+        match key:
+            case (cluster, name):
+                log.info(event, part="relay", id=name, cluster=cluster)
+            case slot:
+                log.info(event, part="transceiver", id=slot, cluster=self._cluster)
 
 
 def _newest_slots(records: Iterable[TransceiverRecord]) -> dict[Address, Slot]:

@@ -2,6 +2,9 @@
 
 Nothing here waits; the ``async`` methods are checkpoints like any other registry's. A watcher is
 called at once, synchronously, with every change, so that a ``Directory`` is never behind.
+
+Several clusters in one process (a simulation, a test) have a registry each over the same relays,
+as they would in one Redis: ``beside`` makes the next one.
 """
 
 from __future__ import annotations
@@ -39,21 +42,39 @@ class MemoryRegistry:
     def __init__(
         self,
         *,
+        cluster: int = 0,
         lease_seconds: float = 3.0,
         max_flows: int = MAX_FLOWS,
         clock: Callable[[], float] = trio.current_time,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.drops: Counter[Drop] = Counter()
+        self._cluster = cluster
         self._lease_seconds = lease_seconds
         self._max_flows = max_flows
+        self._clock = clock
+        self._entropy = entropy
         self._transceivers: _Leases[Slot, TransceiverRecord] = _Leases(clock)
-        self._relays: _Leases[str, RelayRecord] = _Leases(clock)
+        self._relays: _Leases[tuple[int, str], RelayRecord] = _Leases(clock)
+        self._sharers = [self]
         self._flows: _Leases[tuple[Address, Address], FlowRecord] = _Leases(clock)
         self._watchers: list[Watcher] = []
         # A random start, so that an earlier process's tokens name nobody.
         self._last_slot = int.from_bytes(entropy(3), "big") % MAX_SLOT
         self._operations = 0
+
+    def beside(self, cluster: int) -> MemoryRegistry:
+        """Make the registry of another cluster, which sees the same relays."""
+        other = MemoryRegistry(
+            cluster=cluster,
+            lease_seconds=self._lease_seconds,
+            max_flows=self._max_flows,
+            clock=self._clock,
+            entropy=self._entropy,
+        )
+        other._relays, other._sharers = self._relays, self._sharers
+        self._sharers.append(other)
+        return other
 
     async def claim_slot(self) -> Slot:
         """Take the next slot; after 2**24 - 1 comes 1, and the living are passed over."""
@@ -84,17 +105,17 @@ class MemoryRegistry:
     async def put_relay(self, record: RelayRecord) -> None:
         """Write or renew a relay."""
         await self._checkpoint()
-        self._relays.put(record.name, record, self._lease_seconds)
-        self._tell()
+        self._relays.put((record.cluster, record.name), record, self._lease_seconds)
+        self._tell_sharers()
 
     async def remove_relay(self, name: str) -> None:
-        """Take a relay out."""
+        """Take a relay of this cluster out."""
         await self._checkpoint()
-        self._relays.remove(name)
-        self._tell()
+        self._relays.remove((self._cluster, name))
+        self._tell_sharers()
 
     async def relays(self) -> Sequence[RelayRecord]:
-        """All with a lease."""
+        """All with a lease, of every cluster."""
         await self._checkpoint()
         return self._relays.living()
 
@@ -137,6 +158,10 @@ class MemoryRegistry:
     async def _checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
         self._operations += 1
+
+    def _tell_sharers(self) -> None:
+        for each in self._sharers:
+            each._tell()
 
     def _tell(self) -> None:
         transceivers, relays = self._transceivers.living(), self._relays.living()

@@ -30,26 +30,43 @@ class TransceiverRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RelayRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A living relay."""
+    """A living relay, of whichever cluster."""
 
     name: str
+    """Its own inside its cluster."""
     cluster: int
     public: Address
     """What clients are told."""
     internal: Address
-    """Where its internal datagrams come from and go to."""
+    """Where its internal datagrams come from and go to, those of other clusters' relays too."""
+    region: str = ""
+    latitude: float | None = None
+    """Degrees north; None where the relay's place is not known."""
+    longitude: float | None = None
+    """Degrees east."""
+    flows: int = 0
+    """Confirmed flows, the relay's load."""
+    max_flows: int = 0
+    """How many it takes; 0 where it does not say."""
+    http_url: str = ""
+    """Where its health and metrics are."""
+    draining: bool = False
+    """It forwards what it has and shall get no new clients."""
 
 
 class FlowRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A confirmed flow: which transceiver serves this client address behind this public address."""
+    """A confirmed flow: who serves this client address behind this public address."""
 
     public: Address
     client: Address
+    cluster: int
+    """Whose transceiver serves the client; of another cluster, by way of its relays."""
     slot: Slot
+    """The transceiver's; 0 for another cluster, whose relays know it."""
 
     def __repr__(self) -> str:
         """Like a Struct's, without the client."""
-        return f"FlowRecord(slot={self.slot})"
+        return f"FlowRecord(cluster={self.cluster}, slot={self.slot})"
 
 
 class RegistryUnavailable(Exception):
@@ -69,6 +86,10 @@ class RegistryStatistics:
     waiting_writes: int
     """Flow writes not answered yet."""
     drops: Mapping[Drop, int]
+    peers: int = 0
+    """Other clusters' registries that are read."""
+    peers_up: int = 0
+    """How many of them answered the last time."""
 
 
 class Registry(Protocol):
@@ -90,10 +111,10 @@ class Registry(Protocol):
         """Write or renew a relay's record; it lives for the lease time."""
 
     async def remove_relay(self, name: str) -> None:
-        """Take a relay out at once."""
+        """Take a relay of this cluster out at once."""
 
     async def relays(self) -> Sequence[RelayRecord]:
-        """All that are alive, in this cluster."""
+        """All that are alive, in every cluster that is known."""
 
     def save_flow(self, record: FlowRecord, *, seconds: float) -> None:
         """Queue a flow to be written with this time to live; never blocks, drops when full."""

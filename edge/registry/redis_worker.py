@@ -68,8 +68,10 @@ class _Call:
 class RedisWorker:
     """Commands in, replies out. ``start`` and ``stop`` bound the thread's life."""
 
-    def __init__(self, url: str, *, max_waiting_writes: int = 20_000) -> None:
+    def __init__(self, url: str, *, max_waiting_writes: int = 20_000, label: str = "") -> None:
+        """``label`` tells one server from another in the log; it holds no secret."""
         self.drops: Counter[Drop] = Counter()
+        self._label = {"peer": label} if label else {}
         self._client = _make_client(url)
         self._max_waiting_writes = max_waiting_writes
         self._thread = threading.Thread(target=self._run, name="edge-redis", daemon=True)
@@ -247,14 +249,14 @@ class RedisWorker:
     def _found(self, operations: int) -> None:
         self._operations += operations
         if not self._up:
-            log.info("registry_up")
+            log.info("registry_up", **self._label)
         self._up = True
 
     def _lost(self, error: Exception) -> None:
         """Note a failure. Of the error only its kind is told: its text may hold the URL."""
         self._failures += 1
         if self._up is not False:
-            log.warning("registry_down", error=type(error).__name__)
+            log.warning("registry_down", error=type(error).__name__, **self._label)
         self._up = False
         self._clock_read_at = -CLOCK_SECONDS
         with suppress(Exception):

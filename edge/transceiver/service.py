@@ -24,6 +24,7 @@ from edge.backends.protocol import AudioFormat, Backend, Call
 from edge.config import TransceiverConfig
 from edge.datagram import Datagrams
 from edge.errors import Drop, EndReason, RemoteProtocolError
+from edge.geo import Place, pick
 from edge.registry.protocol import RelayRecord, Slot
 from edge.token import TokenSealer
 from edge.transceiver.admission import Overloaded
@@ -40,7 +41,6 @@ from edge.wire.sdp import Negotiated, decode_offer, encode_answer, negotiate
 from edge.wire.spp import Path, decode_path, split
 from edge.wire.stun import MessageClass, peek, peek_username
 
-MAX_CANDIDATES: Final = 3
 ARRIVALS: Final = 64
 """Sessions that may wait for the nursery to start them."""
 TOKEN_MARGIN: Final = 60
@@ -54,10 +54,10 @@ class RelayDirectory(Protocol):
 
     @property
     def relays(self) -> Sequence[RelayRecord]:
-        """The living relays, best first."""
+        """The living relays of all clusters."""
 
     def is_relay(self, address: Address) -> bool:
-        """Whether datagrams from this internal address may be trusted."""
+        """Whether this internal address is a relay's of our cluster, whose datagrams we take."""
 
     def hint_stale(self) -> None:
         """Ask for an early refresh."""
@@ -96,6 +96,7 @@ class Transceiver:
         config: TransceiverConfig,
         environment: Environment,
         observe_setup: Callable[[float], None] = lambda seconds: None,
+        observe_round_trip: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.drops: Counter[Drop] = Counter()
         self.ended: Counter[EndReason] = Counter()
@@ -111,6 +112,7 @@ class Transceiver:
         self._config = config
         self._environment = environment
         self._observe_setup = observe_setup
+        self._observe_round_trip = observe_round_trip
         self._pacer = Pacer(environment.clock)
         self._by_token: dict[str, Session] = {}
         self._paths = PathTable()
@@ -131,8 +133,10 @@ class Transceiver:
             task_status.started()
             await self._start_sessions(nursery)
 
-    async def open_call(self, offer: bytes, *, session: bytes | None = None) -> OpenedCall:
-        """Answer an SDP offer and open its session.
+    async def open_call(
+        self, offer: bytes, *, session: bytes | None = None, place: Place | None = None
+    ) -> OpenedCall:
+        """Answer an SDP offer and open its session; ``place`` is where the client is, if known.
 
         Raises RemoteProtocolError for an offer that can not be served and Overloaded when there
         is no room or no relay. ``session`` (the OpenAI dialect's configuration) is not used yet.
@@ -147,12 +151,13 @@ class Transceiver:
             AudioFormat(negotiated.audio.name, negotiated.audio.clock_rate),
         )
         opened, ssrc = self._make_session(call, negotiated, credentials)
+        best = pick(relays, place, cluster=self._cluster, session=call.session)
         answer = encode_answer(
             negotiated,
             ufrag=credentials.ufrag,
             password=credentials.password,
             fingerprint=self._certificate.fingerprint,
-            candidates=[relay.public for relay in relays[:MAX_CANDIDATES]],
+            candidates=[relay.public for relay in best],
             ssrc=ssrc,
             cname=call.session,
             session_id=ssrc,
@@ -193,7 +198,8 @@ class Transceiver:
         if len(self._by_call) >= self._config.max_sessions:
             raise Overloaded(2.0)
         relays = self._directory.relays
-        if not relays:
+        # What comes by way of other clusters' relays needs one of ours as well.
+        if not any(relay.cluster == self._cluster for relay in relays):
             self._directory.hint_stale()
             raise Overloaded(1.0, "no relay is up")
         return relays
@@ -254,6 +260,8 @@ class Transceiver:
                 playout_seconds=self._config.playout_queue_seconds,
             ),
             sends=negotiated.sends,
+            observe_setup=self._observe_setup,
+            observe_round_trip=self._observe_round_trip,
         )
         return session, ssrc
 
@@ -328,8 +336,6 @@ class Transceiver:
         reason = session.reason or EndReason.INTERNAL_ERROR
         self.ended[reason] += 1
         times = session.times
-        if times.connected != inf:
-            self._observe_setup(times.connected - times.opened)
         log.info(
             "session ended",
             session=session.call.session,

@@ -27,6 +27,7 @@ from edge.webrtc.outputs import (
     Ended,
     PathSelected,
     PeerOutput,
+    RoundTripMeasured,
     Transmit,
 )
 from edge.webrtc.peer import Peer
@@ -75,6 +76,8 @@ class Session:
         clock: Callable[[], float],
         limits: SessionLimits,
         sends: bool = True,
+        observe_setup: Callable[[float], None] = lambda seconds: None,
+        observe_round_trip: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.call = call
         self.peer = peer
@@ -86,6 +89,8 @@ class Session:
         self._clock = clock
         self._limits = limits
         self._sends = sends
+        self._observe_setup = observe_setup
+        self._observe_round_trip = observe_round_trip
         self._playout = Playout(
             pacer,
             self._play,
@@ -159,7 +164,10 @@ class Session:
                     self.times.first_check = min(self.times.first_check, self._clock())
                 case Connected():
                     self.times.connected = self._clock()
+                    self._observe_setup(self.times.connected - self.times.opened)
                     self._connected.set()
+                case RoundTripMeasured(seconds):
+                    self._observe_round_trip(seconds)
                 case Ended(reason):
                     self.end(reason)
                 case _:

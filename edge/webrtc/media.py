@@ -126,34 +126,27 @@ class Media:
         log = self.logs[ssrc] = ReceiveLog(ssrc, self.stream.clock_rate, index)
         return log
 
-    def receive_rtcp(self, packets: Iterable[RtcpPacket], *, now: float) -> bool:
-        """Note reports; True when a BYE names the source that was heard last."""
+    def receive_rtcp(self, packets: Iterable[RtcpPacket], *, now: float) -> float | None:
+        """Note reports; returns the round-trip time that they measure, in seconds."""
         time = now + self.ntp_offset
-        goodbye = False
+        measured: float | None = None
         for packet in packets:
             if isinstance(packet, SenderReport) and packet.ssrc in self.logs:
                 self.logs[packet.ssrc].receive_sender_report(packet.ntp, time=time)
             if isinstance(packet, SenderReport | ReceiverReport):
-                self._receive_reports(packet.reports, time)
-            elif isinstance(packet, Bye):
-                goodbye = goodbye or self.heard_ssrc in packet.ssrcs
-        return goodbye
+                for report in packet.reports:
+                    if report.ssrc == self.stream.ssrc:
+                        measured = self._receive_report(report, time)
+        if measured is not None:
+            self.round_trip_time = measured
+        return measured
 
-    def _receive_reports(self, reports: Iterable[ReportBlock], time: float) -> None:
-        for report in reports:
-            if report.ssrc != self.stream.ssrc:
-                continue
-            jitter = report.jitter / self.stream.clock_rate
-            self.remote_report = jitter, report.fraction_lost / 256, report.cumulative_lost
-            if report.last_sr:
-                self._note_round_trip(report.last_sr + report.delay_since_last_sr, time)
-
-    def _note_round_trip(self, answered: int, time: float) -> None:
-        # RFC 3550, 6.4.1, in 1/65536 s modulo 2^32; signed, as a coarse clock may give -1.
-        difference = (_ntp(time) >> 16) - answered
-        seconds = ((difference + 0x80000000 & 0xFFFFFFFF) - 0x80000000) / 65536
-        if abs(seconds) <= MAX_ROUND_TRIP:
-            self.round_trip_time = max(0.0, seconds)
+    def _receive_report(self, report: ReportBlock, time: float) -> float | None:
+        jitter = report.jitter / self.stream.clock_rate
+        self.remote_report = jitter, report.fraction_lost / 256, report.cumulative_lost
+        if not report.last_sr:
+            return None
+        return _round_trip(report.last_sr + report.delay_since_last_sr, time)
 
     def report(self, *, now: float) -> bytes:
         """The compound of SR or RR and SDES; sets the next deadline."""
@@ -219,6 +212,13 @@ class Media:
         media.logs = {ssrc: ReceiveLog.restore(log) for ssrc, log in snapshot.logs.items()}
         media.next_report = min(snapshot.next_report, now + ntp_offset + media._interval)
         return media
+
+
+def _round_trip(answered: int, time: float) -> float | None:
+    """RFC 3550, 6.4.1, in 1/65536 s modulo 2^32; signed, as a coarse clock may give -1."""
+    difference = (_ntp(time) >> 16) - answered
+    seconds = ((difference + 0x80000000 & 0xFFFFFFFF) - 0x80000000) / 65536
+    return max(0.0, seconds) if abs(seconds) <= MAX_ROUND_TRIP else None
 
 
 def _ntp(time: float) -> int:

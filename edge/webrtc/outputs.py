@@ -52,10 +52,17 @@ class AudioReceived(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
+class RoundTripMeasured:
+    """A report of the peer's told how long the way there and back takes (RFC 3550, 6.4.1)."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The peer is over; nothing but the outputs beside this one will come."""
 
     reason: EndReason
 
 
-PeerOutput = Transmit | PathSelected | Connected | AudioReceived | Ended
+PeerOutput = Transmit | PathSelected | Connected | AudioReceived | RoundTripMeasured | Ended

@@ -38,6 +38,7 @@ from edge.webrtc.outputs import (
     Ended,
     PathSelected,
     PeerOutput,
+    RoundTripMeasured,
     Transmit,
 )
 from edge.webrtc.srtp import SrtpReceiver, SrtpReceiverSnapshot, SrtpSender, SrtpSenderSnapshot
@@ -232,8 +233,8 @@ class Peer:
         # A BYE ends a source, not the session: browsers send one when a track is replaced.
         packet = self._receiver.unprotect_rtcp(datagram)
         self.ice.heard(path, 0, now=now)
-        self.media.receive_rtcp(decode_rtcp(packet), now=now)
-        return []
+        round_trip = self.media.receive_rtcp(decode_rtcp(packet), now=now)
+        return [] if round_trip is None else [RoundTripMeasured(round_trip)]
 
     def _receive_dtls(self, datagram: bytes, now: float) -> list[PeerOutput]:
         if self._dtls is None:

@@ -20,7 +20,7 @@ Path = NewType("Path", bytes)
 
 HEADER_BYTES: Final = 38
 
-_MAGIC: Final = b"\x56\xec"
+MAGIC: Final = b"\x56\xec"
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _HEADER: Final = struct.Struct("!2s16s16sHH")
 
@@ -32,7 +32,7 @@ def encode_path(client: Address, proxy: Address) -> Path:
     """
     try:
         return Path(
-            _HEADER.pack(_MAGIC, _pack_host(client[0]), _pack_host(proxy[0]), client[1], proxy[1])
+            _HEADER.pack(MAGIC, _pack_host(client[0]), _pack_host(proxy[0]), client[1], proxy[1])
         )
     except (ValueError, struct.error):
         raise LocalProtocolError("an SPP address is a numeric host and a 16-bit port") from None
@@ -43,7 +43,7 @@ def decode_path(path: bytes) -> tuple[Address, Address]:
 
     Raises RemoteProtocolError on a wrong length or magic.
     """
-    if len(path) != HEADER_BYTES or not path.startswith(_MAGIC):
+    if len(path) != HEADER_BYTES or not path.startswith(MAGIC):
         raise RemoteProtocolError("not an SPP header")
     _, client, proxy, client_port, proxy_port = _HEADER.unpack(path)
     return (_unpack_host(client), client_port), (_unpack_host(proxy), proxy_port)
@@ -54,7 +54,7 @@ def split(datagram: bytes) -> tuple[Path, bytes]:
 
     Raises RemoteProtocolError when it does not start with an SPP header.
     """
-    if len(datagram) < HEADER_BYTES or not datagram.startswith(_MAGIC):
+    if len(datagram) < HEADER_BYTES or not datagram.startswith(MAGIC):
         raise RemoteProtocolError("not an SPP datagram")
     return Path(datagram[:HEADER_BYTES]), datagram[HEADER_BYTES:]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import fuzz_edge, fuzz_wire
+from tests.fuzz import fuzz_edge, fuzz_forwarder, fuzz_wire
 
 
 @pytest.mark.timeout(300)
@@ -19,3 +19,10 @@ def test_every_mutant_is_a_value_or_a_remote_error(name: str) -> None:
     result = fuzz_wire.run(name, fuzz_wire.DECODERS[name], runs=20_000, seed=3)
     assert result.runs >= 20_000
     assert not result.crashes
+
+
+@pytest.mark.timeout(300)
+def test_both_forwarders_drop_or_forward_a_mutant_alike() -> None:
+    results = [fuzz_forwarder.run(engine, 50_000, seed=3) for engine in ("native", "pure")]
+    assert all(result.passed for result in results), results
+    assert fuzz_forwarder.first_difference(*results) is None

@@ -11,8 +11,17 @@ import trio
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 from edge.address import Address
-from edge.datagram import BATCH, RECEIVE_BYTES, DatagramSocket, bind_udp
+from edge.datagram import (
+    BATCH,
+    PACKET_BYTES,
+    PACKETS,
+    RECEIVE_BYTES,
+    DatagramSocket,
+    KernelPacketSocket,
+    bind_udp,
+)
 from edge.errors import Drop
+from edge.mmsg import to_address, to_endpoint
 from tests.support.net import Link, Network, open_loopback, open_network, receive, silence
 from tests.support.relay_rig import relay_carries_a_call
 
@@ -105,6 +114,62 @@ async def closing_wakes_the_receiver(net: Network) -> None:
     assert sock.statistics().drops == {Drop.SEND_ERROR: 1}
 
 
+# The same for PacketSocket.
+
+
+async def packets_come_and_go_in_batches(net: Network) -> None:
+    one, other = net.packets(LOOPBACK), net.packets(LOOPBACK)
+    sent = [bytes([number % 251]) * (number % 1_500) for number in range(300)]
+    assert one.send_all(sent, [to_endpoint(other.address)] * 300) == []
+    await trio.sleep(0.1)
+    got = [other.receive() for _ in range(4)]
+    assert [len(batch) for batch in got] == [PACKETS, PACKETS, 300 - 2 * PACKETS, 0]
+    assert [data for batch in got for data, _ in batch] == sent
+    assert {to_address(source) for batch in got for _, source in batch} == {one.address}
+    assert {**one.drops(), **other.drops()} == {}
+
+
+async def long_packets_are_dropped_alone(net: Network) -> None:
+    one, other = net.socket(LOOPBACK), net.packets(LOOPBACK)
+    for size in (PACKET_BYTES, PACKET_BYTES + 1, 60_000, 1, 0):
+        one.send(bytes(size), other.address)
+    await trio.sleep(0.1)
+    assert [len(data) for data, _ in other.receive()] == [PACKET_BYTES, 1, 0]
+    assert other.drops() == {Drop.MALFORMED: 2}
+
+
+async def either_socket_ends_the_wait(net: Network) -> None:
+    sender, one, other = net.socket(LOOPBACK), net.packets(LOOPBACK), net.packets(LOOPBACK)
+    with one.waits(other) as waits:
+        for sock in (one, other):
+            with trio.move_on_after(0.05):
+                await waits.readable()
+                raise AssertionError("there is nothing to receive")
+            sender.send(b"x", sock.address)
+            with trio.fail_after(5), assert_checkpoints():
+                await waits.readable()
+            await trio.sleep(0.05)
+            assert len(sock.receive()) == 1
+        start = trio.current_time()
+        await waits.tick(0.02)
+        assert 0.019 < trio.current_time() - start < 1
+
+
+async def a_dead_receiver_is_heard_of_by_those_who_watch(net: Network) -> None:
+    one, other, gone = net.packets(LOOPBACK), net.packets(LOOPBACK), net.packets(LOOPBACK)
+    ends = [to_endpoint(gone.address), to_endpoint(other.address)] * 20
+    gone.close()
+    for watching in (False, True):
+        if watching:
+            one.watch_errors()
+        assert one.send_all([b"x"] * 40, ends) == []
+        await trio.sleep(0.1)
+        one.receive()
+        assert one.unreachable == (20 if watching else 0)
+    assert one.drops() == {Drop.UNREACHABLE: 20}
+    assert len(other.receive()) == 40
+
+
 Body = Callable[[Network], Awaitable[None]]
 BODIES: list[Body] = [
     datagrams_arrive_whole_and_in_order,
@@ -115,6 +180,10 @@ BODIES: list[Body] = [
     a_cancelled_receive_loses_nothing,
     a_datagram_too_long_is_counted,
     closing_wakes_the_receiver,
+    packets_come_and_go_in_batches,
+    long_packets_are_dropped_alone,
+    either_socket_ends_the_wait,
+    a_dead_receiver_is_heard_of_by_those_who_watch,
 ]
 bodies = pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
 
@@ -202,6 +271,51 @@ async def test_addresses_that_can_not_be_sent_to_are_counted(address: Address) -
         assert not one.send(b"x", address)
         assert not one.send_framed(b"x", b"y", address)
         assert one.statistics().drops == {Drop.SEND_ERROR: 2}
+
+
+async def test_what_can_not_be_sent_is_skipped_and_counted() -> None:
+    async with open_loopback() as net:
+        one, other = net.packets(LOOPBACK), net.packets(LOOPBACK)
+        good, nowhere = to_endpoint(other.address), to_endpoint(("127.0.0.1", 0))
+        broadcast, alien = to_endpoint(("255.255.255.255", 9)), to_endpoint(("::1", 9))
+        ends = [nowhere, good, broadcast, alien, good, nowhere]
+        assert one.send_all([b"x"] * 6, ends) == [0, 2, 3, 5]
+        assert one.drops() == {Drop.SEND_ERROR: 4}
+        await trio.sleep(0.05)
+        assert len(other.receive()) == 2
+
+
+async def test_a_full_send_buffer_is_counted_as_blocked() -> None:
+    with bind_udp(LOOPBACK) as sock:
+        packets = KernelPacketSocket(sock)
+        packets._sender._call = lambda *_: -errno.ENOBUFS
+        assert packets.send_all([b"x"] * 3, [to_endpoint(packets.address)] * 3) == [0, 1, 2]
+        assert packets.drops() == {Drop.SEND_BLOCKED: 3}
+
+
+@pytest.mark.parametrize("kind", [DatagramSocket, KernelPacketSocket])
+async def test_what_the_kernel_drops_is_counted(
+    kind: type[DatagramSocket] | type[KernelPacketSocket],
+) -> None:
+    with bind_udp(LOOPBACK) as sock, bind_udp(LOOPBACK) as sender:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        receiver = kind(sock)
+        for _ in range(50):
+            sender.sendto(bytes(1_000), sock.getsockname())
+        if isinstance(receiver, DatagramSocket):
+            drops = receiver.statistics().drops
+        else:
+            drops = receiver.drops()
+        assert 40 <= drops[Drop.KERNEL_QUEUE] < 50
+
+
+def test_ports_are_shared_only_if_all_agree() -> None:
+    with bind_udp(LOOPBACK, reuse_port=True) as sock:
+        address = sock.getsockname()[:2]
+        with bind_udp(address, reuse_port=True) as other:
+            assert other.getsockname() == sock.getsockname()
+        with pytest.raises(OSError, match="in use"):
+            bind_udp(address)
 
 
 class FailingSocket(socket.socket):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ import redis
 import trio
 
 from edge.errors import ConfigError, Drop
-from edge.registry.directory import Directory, keep_transceiver
+from edge.registry.directory import Directory, keep_relay, keep_transceiver
 from edge.registry.protocol import (
     MAX_SLOT,
     FlowRecord,
@@ -40,12 +41,12 @@ def transceiver(slot: int) -> TransceiverRecord:
     )
 
 
-def relay(name: str) -> RelayRecord:
-    return RelayRecord(name=name, cluster=0, public=PUBLIC, internal=("10.0.0.9", 4000))
+def relay(name: str, *, cluster: int = 0) -> RelayRecord:
+    return RelayRecord(name=name, cluster=cluster, public=PUBLIC, internal=("10.0.0.9", 4000))
 
 
 def flow(port: int) -> FlowRecord:
-    return FlowRecord(public=PUBLIC, client=("198.51.100.7", port), slot=Slot(7))
+    return FlowRecord(public=PUBLIC, client=("198.51.100.7", port), cluster=0, slot=Slot(7))
 
 
 @pytest.fixture
@@ -70,11 +71,22 @@ def raw(server: RedisServer) -> Iterator[redis.Redis]:
 
 @asynccontextmanager
 async def opened(
-    server: RedisServer, *, secret: str = SECRET, previous_secret: str = "", lease: float = 3.0
+    server: RedisServer,
+    *,
+    secret: str = SECRET,
+    previous_secret: str = "",
+    lease: float = 3.0,
+    cluster: int = 0,
+    peers: Sequence[RedisServer] = (),
 ) -> AsyncIterator[RedisRegistry]:
     with trio.fail_after(20):
         async with open_redis_registry(
-            server.url, secret=secret, previous_secret=previous_secret, lease_seconds=lease
+            server.url,
+            secret=secret,
+            previous_secret=previous_secret,
+            lease_seconds=lease,
+            cluster=cluster,
+            peer_urls=[peer.url for peer in peers],
         ) as registry:
             yield registry
 
@@ -333,12 +345,12 @@ async def test_what_waits_is_sent_before_leaving_even_when_cancelled(server: Red
 async def keep_three(nursery: trio.Nursery, registry: Registry) -> Directory:
     for slot in (1, 2, 3):
 
-        async def keep(slot: int = slot, *, task_status: trio.TaskStatus[None]) -> None:
+        async def keep_slot(slot: int = slot, *, task_status: trio.TaskStatus[None]) -> None:
             await keep_transceiver(
                 registry, lambda: transceiver(slot), interval=0.2, task_status=task_status
             )
 
-        await nursery.start(keep)
+        await nursery.start(keep_slot)
     directory = Directory(registry, interval_seconds=0.05)
     await nursery.start(directory.run)
     return directory
@@ -380,12 +392,148 @@ async def test_no_route_goes_when_redis_restarts_empty(server: RedisServer) -> N
         assert await registry.transceivers() == [], "each took itself out"
 
 
+# Several clusters.
+
+
+async def test_clusters_on_one_redis_share_relays_alone(
+    server: RedisServer, raw: redis.Redis
+) -> None:
+    async with opened(server, cluster=1) as one, opened(server, cluster=2) as two:
+        for cluster, registry in ((1, one), (2, two)):
+            await registry.put_relay(relay("a", cluster=cluster))
+            await registry.put_transceiver(transceiver(cluster))
+        for cluster, registry in ((1, one), (2, two)):
+            assert {record.cluster for record in await registry.relays()} == {1, 2}
+            assert await registry.transceivers() == [transceiver(cluster)]
+        assert raw.exists("edge:relay:1:a", "edge:relay:2:a") == 2
+        await two.remove_relay("a")
+        assert await one.relays() == [relay("a", cluster=1)]
+
+
+async def relays_of(registry: Registry, names: set[str], *, seconds: float = 5.0) -> None:
+    """Wait until these relays are known."""
+    with trio.fail_after(seconds):
+        while {one.name for one in await registry.relays()} != names:
+            await trio.sleep(0.02)
+
+
+async def keep(nursery: trio.Nursery, registry: Registry, record: RelayRecord) -> None:
+    await nursery.start(partial(keep_relay, registry, lambda: record, interval=0.1))
+
+
+@pytest.mark.parametrize("end", ["kill", "freeze"])
+async def test_a_dying_peer_leaves_its_last_view_and_disturbs_nothing(
+    server: RedisServer, absent_server: RedisServer, end: str
+) -> None:
+    absent_server.start()
+    async with (
+        opened(server, cluster=1, lease=0.6, peers=[absent_server]) as near,
+        opened(absent_server, cluster=2, lease=0.6) as far,
+        trio.open_nursery() as nursery,
+        trio.open_nursery() as far_nursery,
+    ):
+        await keep(nursery, near, relay("n", cluster=1))
+        await keep(far_nursery, far, relay("f", cluster=2))
+        await relays_of(near, {"n", "f"})
+        assert (near.statistics().peers, near.statistics().peers_up) == (1, 1)
+        getattr(absent_server, end)()
+        await until(lambda: near.statistics().peers_up == 0)
+        for _ in range(20):
+            started = trio.current_time()
+            assert {one.name for one in await near.relays()} == {"n", "f"}
+            assert trio.current_time() - started < 0.2, "nobody waits for a peer"
+            await trio.sleep(0.05)
+        assert near.statistics().up
+        assert near.statistics().failures == 0
+        if end == "freeze":
+            absent_server.thaw()
+        else:
+            absent_server.start()
+        await until(lambda: near.statistics().peers_up == 1 and far.statistics().up)
+        await keep(far_nursery, far, relay("g", cluster=2))
+        until_then = trio.current_time() + 1.0
+        while trio.current_time() < until_then:
+            assert {one.name for one in await near.relays()} >= {"n", "f"}
+            await trio.sleep(0.02)
+        await relays_of(near, {"n", "f", "g"})
+        far_nursery.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_is_back_empty_gets_a_lease_time_to_fill(
+    server: RedisServer, absent_server: RedisServer
+) -> None:
+    absent_server.start()
+    async with (
+        opened(absent_server, cluster=2, lease=0.3) as far,
+        opened(server, cluster=1, lease=1.2, peers=[absent_server]) as near,
+    ):
+        await far.put_relay(relay("f", cluster=2))
+        await relays_of(near, {"f"})
+        absent_server.kill()
+        await until(lambda: near.statistics().peers_up == 0)
+        await trio.sleep(0.3)
+        absent_server.start()
+        await until(lambda: near.statistics().peers_up == 1)
+        await trio.sleep(0.6)
+        assert await near.relays() == [relay("f", cluster=2)]
+        await relays_of(near, set())
+
+
+async def test_our_own_redis_is_right_about_what_peers_say_too(
+    server: RedisServer, absent_server: RedisServer
+) -> None:
+    absent_server.start()
+    moved = msgspec.structs.replace(relay("a", cluster=1), internal=("10.0.0.10", 4000))
+    async with (
+        opened(absent_server, cluster=1) as other,
+        opened(server, cluster=1, peers=[absent_server]) as registry,
+    ):
+        await other.put_relay(relay("a", cluster=1))
+        await relays_of(registry, {"a"})
+        await registry.put_relay(moved)
+        assert await registry.relays() == [moved]
+
+
+async def test_a_peer_with_another_secret_tells_nothing(
+    server: RedisServer, absent_server: RedisServer
+) -> None:
+    absent_server.start()
+    async with (
+        opened(absent_server, cluster=2, secret=OTHER_SECRET) as far,
+        opened(server, cluster=1, peers=[absent_server]) as near,
+    ):
+        await far.put_relay(relay("f", cluster=2))
+        await until(lambda: near.statistics().drops[Drop.BAD_AUTH] > 0)
+        assert await near.relays() == []
+
+
+async def test_leaving_is_bounded_while_peers_hang(
+    server: RedisServer, absent_server: RedisServer
+) -> None:
+    absent_server.start()
+    started = time.monotonic()
+    async with opened(server, peers=[absent_server, absent_server]) as registry:
+        await until(lambda: registry.statistics().peers_up == 2)
+        absent_server.freeze()
+        await trio.sleep(0.6)
+        started = time.monotonic()
+    assert time.monotonic() - started < 3.2
+    absent_server.thaw()
+
+
 async def test_a_password_is_used_and_never_told(capfd: pytest.CaptureFixture[str]) -> None:
     with running_redis(password="hush-hush") as server:
         async with opened(server) as registry:
             await registry.put_transceiver(transceiver(1))
             assert "hush" not in repr(registry)
+        async with opened(server, peers=[server]) as registry:
+            await until(lambda: registry.statistics().peers_up == 1)
         wrong = server.url.replace("hush-hush", "wrong-one")
+        async with open_redis_registry(server.url, secret=SECRET, peer_urls=[wrong]) as registry:
+            await until(lambda: registry.statistics().up)
+            await trio.sleep(0.1)
+            assert registry.statistics().peers_up == 0
         async with open_redis_registry(wrong, secret=SECRET) as registry:
             with pytest.raises(RegistryUnavailable) as caught:
                 await registry.transceivers()

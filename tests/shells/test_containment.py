@@ -144,7 +144,7 @@ async def test_a_relay_that_came_back_empty_takes_a_flow_back_too(autojump_clock
         await phone.heard(20)
         network.set_link(phone.socket.address, edge.public, Link(loss=1.0))
         await trio.sleep(0.1)
-        edge.relay._flows.drop_slot(edge.transceivers[0].slot)  # as after a restart
+        edge.relay._flows.drop_hop(edge.transceivers[0].slot, lambda path: 0)  # as after a restart
         assert len(edge.registry._flows) == 1
         assert phone.call is not None
         edge.transceivers[0].hang_up(phone.call.call_id)

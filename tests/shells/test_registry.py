@@ -31,7 +31,7 @@ SECRET = "s" * 32
 OTHER_SECRET = "o" * 32
 PUBLIC = ("192.0.2.1", 3478)
 CLIENT = ("198.51.100.7", 50_000)
-FLOW = FlowRecord(public=PUBLIC, client=CLIENT, slot=Slot(7))
+FLOW = FlowRecord(public=PUBLIC, client=CLIENT, cluster=0, slot=Slot(7))
 
 
 def transceiver(slot: int, *, host: str = "10.0.0.1", port: int | None = None) -> TransceiverRecord:
@@ -39,8 +39,8 @@ def transceiver(slot: int, *, host: str = "10.0.0.1", port: int | None = None) -
     return TransceiverRecord(slot=Slot(slot), cluster=0, address=address, http_url="http://t")
 
 
-def relay(name: str, *, port: int = 4000) -> RelayRecord:
-    return RelayRecord(name=name, cluster=0, public=PUBLIC, internal=("10.0.0.9", port))
+def relay(name: str, *, port: int = 4000, cluster: int = 0) -> RelayRecord:
+    return RelayRecord(name=name, cluster=cluster, public=PUBLIC, internal=("10.0.0.9", port))
 
 
 class FlakyRegistry(MemoryRegistry):
@@ -102,6 +102,22 @@ async def test_relays_have_leases_too(autojump_clock: MockClock) -> None:
     assert await registry.relays() == [relay("b")]
     await trio.sleep(3.0)
     assert await registry.relays() == []
+
+
+async def test_clusters_side_by_side_share_relays_alone(autojump_clock: MockClock) -> None:
+    one = MemoryRegistry(cluster=1)
+    two = one.beside(2)
+    seen: list[int] = []
+    with two.watch(lambda transceivers, relays: seen.append(len(relays))):
+        await one.put_relay(relay("a", cluster=1))
+        await two.put_relay(relay("a", cluster=2))
+        await one.put_transceiver(transceiver(1))
+    assert seen == [0, 1, 2]
+    for registry in (one, two):
+        assert await registry.relays() == [relay("a", cluster=1), relay("a", cluster=2)]
+    assert await two.transceivers() == []
+    await two.remove_relay("a")
+    assert await one.relays() == [relay("a", cluster=1)], "each takes out its own"
 
 
 async def test_slots_are_distinct_and_pass_over_the_living() -> None:
@@ -207,18 +223,69 @@ async def test_a_directory_sees_memory_changes_at_once(autojump_clock: MockClock
         await registry.put_transceiver(transceiver(1))
         await registry.put_relay(relay("a"))
         assert directory.transceiver(Slot(1)) == transceiver(1)
-        assert directory.slot_of(("10.0.0.1", 10_001)) == 1
         assert directory.is_relay(("10.0.0.9", 4000))
         assert not directory.is_relay(PUBLIC)
         assert directory.relays == (relay("a"),)
         await registry.remove_transceiver(Slot(1))
         assert directory.transceivers == ()
-        assert directory.slot_of(("10.0.0.1", 10_001)) is None
         await trio.sleep(3.3)  # an ended lease is no change: the next refresh sees it
         assert not directory.relays
         nursery.cancel_scope.cancel()
     await registry.put_transceiver(transceiver(2))
     assert directory.transceivers == (), "nobody is told after the end"
+
+
+async def test_a_directory_knows_all_relays_and_trusts_its_own(
+    autojump_clock: MockClock,
+) -> None:
+    registry = MemoryRegistry(cluster=1)
+    directory = Directory(registry, cluster=1)
+    await registry.beside(2).put_relay(relay("b", port=4002, cluster=2))
+    await directory.refresh()
+    assert [one.name for one in directory.relays] == ["b"]
+    assert not directory.has_own_relay
+    await registry.put_relay(relay("a", port=4001, cluster=1))
+    await directory.refresh()
+    assert {one.name for one in directory.relays} == {"a", "b"}
+    assert directory.has_own_relay
+    assert directory.is_relay(("10.0.0.9", 4001))
+    assert not directory.is_relay(("10.0.0.9", 4002)), "for transceivers it is a stranger"
+
+
+async def test_a_watcher_is_told_who_is_there_and_where_and_nothing_else() -> None:
+    registry = FlakyRegistry()
+    directory = Directory(registry)
+    calls: list[tuple[int, int]] = []
+
+    async def step(*records: RelayRecord | TransceiverRecord) -> int:
+        for record in records:
+            if isinstance(record, RelayRecord):
+                await registry.put_relay(record)
+            else:
+                await registry.put_transceiver(record)
+        before = len(calls)
+        await directory.refresh()
+        return len(calls) - before
+
+    def changed() -> None:
+        calls.append((len(directory.transceivers), len(directory.relays)))
+
+    replace = msgspec.structs.replace
+    with directory.watch(changed):
+        assert calls == [(0, 0)]
+        assert await step() == 0
+        assert await step(relay("a"), transceiver(1)) == 1
+        assert calls[-1] == (1, 1), "the new view is there already"
+        assert await step(replace(relay("a"), flows=5), replace(transceiver(1), sessions=9)) == 0
+        assert [one.flows for one in directory.relays] == [5]
+        assert await step(relay("a", port=5000)) == 1
+        assert await step(replace(relay("a", port=5000), public=("192.0.2.2", 1))) == 1
+        assert await step(transceiver(1, port=7)) == 1
+        assert await step(replace(transceiver(1, port=7), draining=True)) == 1
+        assert await step(relay("a", cluster=3)) == 1
+        await registry.remove_transceiver(Slot(1))
+        assert await step() == 1
+    assert await step(transceiver(2)) == 0, "nobody is told after the end"
 
 
 async def test_a_directory_logs_who_comes_and_goes() -> None:
@@ -307,7 +374,7 @@ async def test_a_reused_address_belongs_to_the_newer_slot(older: int, newer: int
         await registry.put_transceiver(transceiver(slot, port=10_000))
     directory = Directory(registry)
     await directory.refresh()
-    assert directory.slot_of(("10.0.0.1", 10_000)) == newer
+    assert directory.transceiver(Slot(newer)) is not None
     assert directory.transceiver(Slot(older)) is None
 
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message
 
 from edge.config import HttpConfig
 from edge.errors import ConfigError, RemoteProtocolError
+from edge.geo import GeoSettings, HeaderNames, Place, Point
 from edge.http.form import decode_form
 from edge.http.gate import check_exposure
 from edge.http.pages import page_routes
@@ -40,9 +41,14 @@ def client_of(app: ASGIApp) -> httpx.AsyncClient:
 
 @asynccontextmanager
 async def calling(
-    http: HttpConfig = OPEN, service: FakeService | None = None, *, ready: bool = True
+    http: HttpConfig = OPEN,
+    service: FakeService | None = None,
+    *,
+    ready: bool = True,
+    geography: GeoSettings | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(make_app(service or FakeService(), http, ready=ready)) as client:
+    app = make_app(service or FakeService(), http, ready=ready, geography=geography)
+    async with client_of(app) as client:
         yield client
 
 
@@ -315,6 +321,46 @@ def test_token_bucket() -> None:
     assert slow.take(now=9.9) == pytest.approx(0.1)
     assert slow.take(now=10.1) == 0.0
     assert slow.take(now=5.0) > 0.0  # a clock that steps back gives nothing
+
+
+# --- Where a client is ---------------------------------------------------------------------
+
+SYDNEY = Point(-33.87, 151.21)
+ELSEWHERE = {"x-lat": "-33.87", "x-lon": "151.21"}
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_client_is_where_the_front_says_and_is_answered_here(path: str) -> None:
+    service = FakeService()
+    believing = GeoSettings(names=HeaderNames(latitude="x-lat", longitude="x-lon"))
+    async with calling(service=service, geography=believing) as client:
+        for headers in (ELSEWHERE, {"x-lat": "south"}, {}):
+            response = await client.post(path, content=OFFER, headers={**SDP, **headers})
+            assert response.status_code == 201, "never a redirect, never a refusal"
+            assert response.headers["location"].startswith(path)
+    assert service.places == [Place(point=SYDNEY), None, None]
+
+
+async def test_headers_that_nobody_configured_say_nothing() -> None:
+    service = FakeService()
+    cloudflare = {"cf-ipcountry": "AU", "cf-iplatitude": "-33.87", "cf-iplongitude": "151.21"}
+    async with calling(service=service) as client:
+        await client.post("/whip", content=OFFER, headers={**SDP, **cloudflare})
+    assert service.places == [None]
+
+
+async def test_the_address_that_is_looked_up_is_the_peers() -> None:
+    asked: list[str] = []
+
+    def look_up(address: str) -> Point:
+        asked.append(address)
+        return SYDNEY
+
+    service = FakeService()
+    async with calling(service=service, geography=GeoSettings(look_up=look_up)) as client:
+        await client.post("/whip", content=OFFER, headers=SDP)
+    assert asked == ["127.0.0.1"]
+    assert service.places == [Place(point=SYDNEY)]
 
 
 # --- Who may call --------------------------------------------------------------------------

@@ -60,7 +60,8 @@ def _rows() -> Iterator[str]:
     for key, default in defaults().items():
         cells = (
             f"`{key}`{'*' if key.partition('.')[2] in SECRET_KEYS else ''}",
-            f"`{msgspec.json.encode(default).decode()}`",  # for these types TOML looks alike
+            # For these types TOML looks alike; it has no word for a value that is not set.
+            "" if default is None else f"`{msgspec.json.encode(default).decode()}`",
             f"`{variable_of(key)}`",
             ", ".join(f"`{flag}`" for flag in sorted(flags[key])),
             meanings[key],

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
+from typing import Protocol
 
 import trio
 
@@ -17,6 +18,7 @@ from edge.backends.protocol import Backend
 from edge.client.caller import Caller
 from edge.config import TransceiverConfig
 from edge.datagram import Datagrams
+from edge.forwarder.pure import PureForwarder
 from edge.registry.directory import Directory, keep_relay, keep_transceiver
 from edge.registry.memory import MemoryRegistry
 from edge.registry.protocol import RelayRecord, TransceiverRecord
@@ -33,6 +35,12 @@ UNIX_OFFSET = 1_800_000_000.0
 HOST = "127.0.0.1"  # good on both networks
 
 Task = Callable[..., Awaitable[None]]
+
+
+class Closable(Protocol):
+    """A socket of whatever kind."""
+
+    def close(self) -> None: ...
 
 
 def _unix() -> float:
@@ -145,13 +153,22 @@ async def open_edge(
     directory = Directory(registry)
     sealer = TokenSealer(TokenKey.derive(SECRET))
     slots = [await registry.claim_slot() for _ in range(transceivers)]
-    public, internal = network.socket((HOST, 0)), network.socket((HOST, 0))
+    public, internal = network.packets((HOST, 0)), network.packets((HOST, 0))
     sockets = [network.socket((HOST, 0)) for _ in slots]
-    relay = Relay(
+    forwarder = PureForwarder(
         public,
         internal,
+        advertised=public.address,
+        stale=directory.hint_stale,
+        strangers_per_second=20_000.0,
+        max_flows=1_000,
+        clock=trio.current_time,
+    )
+    relay = Relay(
+        forwarder,
+        public=public.address,
         flows=FlowTable(
-            public.address,
+            forwarder.flows,
             max_flows=1_000,
             max_provisional=64,
             provisional_seconds=provisional_seconds,
@@ -159,7 +176,7 @@ async def open_edge(
         ),
         sealer=sealer,
         cluster=0,
-        directory=directory,
+        fleet=directory,
         registry=registry,
         unix=_unix,
     )
@@ -196,12 +213,13 @@ async def open_edge(
             )
             nursery.cancel_scope.cancel()
     finally:
-        for each in (public, internal, *sockets):
+        closables: list[Closable] = [public, internal, *sockets]
+        for each in closables:
             each.close()
 
 
 async def _serve_part(
-    sockets: Sequence[Datagrams],
+    sockets: Sequence[Closable],
     *tasks: Task,
     task_status: trio.TaskStatus[trio.CancelScope],
 ) -> None:

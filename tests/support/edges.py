@@ -35,15 +35,16 @@ async def wait_ready(http: str, *, seconds: float = 10.0) -> None:
 
 async def sessions(http: str) -> int:
     """How many sessions a transceiver says it has."""
-    return await _metric(http, r"edge_sessions(?:\{[^}]*\})?")
+    return await metric(http, r"edge_sessions(?:\{[^}]*\})?")
 
 
 async def ended(http: str, reason: EndReason) -> int:
     """How many sessions of a transceiver have ended for this reason."""
-    return await _metric(http, rf'edge_sessions_ended_total\{{reason="{reason}"\}}')
+    return await metric(http, rf'edge_sessions_ended_total\{{reason="{reason}"\}}')
 
 
-async def _metric(http: str, pattern: str) -> int:
+async def metric(http: str, pattern: str) -> int:
+    """Read one metric; ``pattern`` is a regular expression for its name and labels."""
     text = (await request("GET", f"{http}/metrics")).body.decode()
     match = re.search(rf"^{pattern} ([0-9.e+]+)$", text, re.M)
     assert match is not None, f"no metric {pattern}"

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 
 from edge.config import HttpConfig
 from edge.errors import RemoteProtocolError
+from edge.geo import GeoSettings, Place
 from edge.http.listen import HttpListener, make_listeners
 from edge.http.server import HttpServer
 from edge.signaling import create_app
@@ -28,15 +29,19 @@ class FakeService:
 
     failure: Exception | None = None
     offers: list[tuple[bytes, bytes | None]] = field(default_factory=list)
+    places: list[Place | None] = field(default_factory=list)
     open: set[str] = field(default_factory=set)
 
-    async def open_call(self, offer: bytes, *, session: bytes | None) -> FakeCall:
+    async def open_call(
+        self, offer: bytes, *, session: bytes | None, place: Place | None
+    ) -> FakeCall:
         await trio.lowlevel.checkpoint()
         if self.failure is not None:
             raise self.failure
         if not offer.startswith(b"v=0"):
             raise RemoteProtocolError("the offer does not start with v=0")
         self.offers.append((offer, session))
+        self.places.append(place)
         call_id = f"rtc_{len(self.offers)}"
         self.open.add(call_id)
         return FakeCall(call_id, f"v=0\r\ns={len(offer)}\r\n")
@@ -54,6 +59,7 @@ def make_app(
     *,
     ready: bool = True,
     now: Callable[[], float] = trio.current_time,
+    geography: GeoSettings | None = None,
 ) -> Starlette:
     return create_app(
         service,
@@ -61,6 +67,7 @@ def make_app(
         render_metrics=lambda: b"edge_up 1\n",
         ready=lambda: ready,
         now=now,
+        geography=geography,
     )
 
 

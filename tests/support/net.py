@@ -12,15 +12,28 @@ import itertools
 import math
 import random
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from socket import socket as Socket
 from typing import Final, Protocol
 
 import trio
 
 from edge.address import Address
-from edge.datagram import BATCH, Datagrams, DatagramSocket, DatagramStatistics, bind_udp
+from edge.datagram import (
+    BATCH,
+    PACKET_BYTES,
+    PACKETS,
+    Datagrams,
+    DatagramSocket,
+    DatagramStatistics,
+    KernelPacketSocket,
+    PacketSocket,
+    Waits,
+    bind_udp,
+)
 from edge.errors import Drop
+from edge.mmsg import Endpoint, to_address, to_endpoint
 
 QUEUE: Final = 1024
 """Datagrams a virtual socket holds unread."""
@@ -44,6 +57,9 @@ class Network(Protocol):
     def socket(self, address: Address) -> Datagrams:
         """Bind a socket; port 0 takes a free one."""
 
+    def packets(self, address: Address) -> PacketSocket:
+        """Bind a socket for a forwarder."""
+
 
 class VirtualNetwork:
     def __init__(self, *, seed: int = 0, link: Link | None = None) -> None:
@@ -60,6 +76,9 @@ class VirtualNetwork:
 
     def socket(self, address: Address) -> VirtualSocket:
         return VirtualSocket(self, self._bound(address))
+
+    def packets(self, address: Address) -> VirtualPacketSocket:
+        return VirtualPacketSocket(self, self._bound(address))
 
     def set_link(self, source: Address, destination: Address, link: Link) -> None:
         """Set the conditions of one direction between two addresses."""
@@ -108,9 +127,10 @@ class VirtualNetwork:
 
     def _deliver(self) -> None:
         _, _, data, source, destination = heapq.heappop(self._in_flight)
-        receiver = self._sockets.get(destination)
-        if receiver is not None:
+        if receiver := self._sockets.get(destination):
             receiver._arrived(data, source)
+        elif sender := self._sockets.get(source):
+            sender._refused()
 
 
 class VirtualSocket:
@@ -181,6 +201,56 @@ class VirtualSocket:
         self._queue.append((data, source))
         self._readable.set()
 
+    def _refused(self) -> None:
+        """Nobody is there; most sockets do not care."""
+
+
+class VirtualPacketSocket(VirtualSocket):
+    """``PacketSocket`` without a kernel."""
+
+    def __init__(self, network: VirtualNetwork, address: Address) -> None:
+        super().__init__(network, address)
+        self.unreachable = 0
+        self._watching = False
+
+    @contextlib.contextmanager
+    def waits(self, other: VirtualPacketSocket) -> Iterator[Waits]:
+        async def readable() -> None:
+            await trio.lowlevel.checkpoint()
+            if not self._queue and not other._queue:
+                self._readable = other._readable = trio.Event()
+                await self._readable.wait()
+
+        yield Waits(readable, trio.sleep)
+
+    def watch_errors(self) -> None:
+        self._watching = True
+
+    def receive(self) -> list[tuple[bytes, Endpoint]]:
+        batch = [self._queue.popleft() for _ in range(min(PACKETS, len(self._queue)))]
+        whole = [(data, to_endpoint(host)) for data, host in batch if len(data) <= PACKET_BYTES]
+        self._drops[Drop.MALFORMED] += len(batch) - len(whole)
+        return whole
+
+    def send_all(self, datagrams: Sequence[bytes], endpoints: Sequence[bytes]) -> list[int]:
+        pairs = zip(datagrams, endpoints, strict=True)
+        return [place for place, pair in enumerate(pairs) if not self._transmit(*pair)]
+
+    def drops(self) -> Mapping[Drop, int]:
+        return self._drops + Counter({Drop.UNREACHABLE: self.unreachable})
+
+    def _transmit(self, datagram: bytes, endpoint: bytes) -> bool:
+        host, port = to_address(Endpoint(endpoint))
+        if (":" in host) != (":" in self._address[0]) or host.startswith("::ffff:"):
+            self._drops[Drop.SEND_ERROR] += 1
+            return False
+        return self.send(datagram, (host, port))
+
+    def _refused(self) -> None:
+        if self._watching:
+            self.unreachable += 1
+            self._readable.set()
+
 
 @contextlib.asynccontextmanager
 async def open_network(
@@ -201,10 +271,20 @@ class LoopbackNetwork:
 
     def __init__(self) -> None:
         self._sockets: list[DatagramSocket] = []
+        self._raw: list[Socket] = []
 
     def socket(self, address: Address) -> DatagramSocket:
         sock = DatagramSocket(bind_udp(address))
         self._sockets.append(sock)
+        return sock
+
+    def packets(self, address: Address) -> KernelPacketSocket:
+        return KernelPacketSocket(self.raw(address))
+
+    def raw(self, address: Address) -> Socket:
+        """Bind a plain socket."""
+        sock = bind_udp(address)
+        self._raw.append(sock)
         return sock
 
 
@@ -217,6 +297,8 @@ async def open_loopback() -> AsyncIterator[LoopbackNetwork]:
     finally:
         for sock in network._sockets:
             sock.close()
+        for raw in network._raw:
+            raw.close()
 
 
 async def receive(sock: Datagrams, count: int = 1, *, within: float = 5.0) -> list[bytes]:

@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-READY_SECONDS: Final = 20.0
+READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
 FLEET_SECRET: Final = "a fleet secret that only tests use, long enough"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -11,8 +11,15 @@ import trio
 from edge.address import Address
 from edge.datagram import Datagrams
 from edge.errors import Drop
+from edge.forwarder.pure import PureForwarder
 from edge.registry.memory import MemoryRegistry
-from edge.registry.protocol import FlowRecord, RegistryUnavailable, Slot, TransceiverRecord
+from edge.registry.protocol import (
+    FlowRecord,
+    RegistryUnavailable,
+    RelayRecord,
+    Slot,
+    TransceiverRecord,
+)
 from edge.relay import Relay
 from edge.routing import FlowTable
 from edge.token import TokenKey, TokenSealer
@@ -29,29 +36,49 @@ DTLS = b"\x16\xfe\xfd a handshake record"
 RTP = b"\x80\x6f\x00\x01 a media packet"
 
 
-class FakeDirectory:
+class FakeFleet:
     """Who is alive, as the test says."""
 
     def __init__(self) -> None:
-        self.records: dict[Slot, TransceiverRecord] = {}
         self.hints = 0
-        self.broken = False
+        self._transceivers: dict[int, TransceiverRecord] = {}
+        self._relays: dict[str, RelayRecord] = {}
+        self._changed: Callable[[], None] = lambda: None
 
-    def add(self, slot: int, address: Address) -> None:
-        self.records[Slot(slot)] = TransceiverRecord(
-            slot=Slot(slot), cluster=CLUSTER, address=address, http_url=""
-        )
+    @property
+    def transceivers(self) -> Sequence[TransceiverRecord]:
+        return tuple(self._transceivers.values())
 
-    def transceiver(self, slot: Slot) -> TransceiverRecord | None:
-        return self.records.get(slot)
+    @property
+    def relays(self) -> Sequence[RelayRecord]:
+        return tuple(self._relays.values())
 
-    def slot_of(self, address: Address) -> Slot | None:
-        if self.broken:
-            raise ZeroDivisionError
-        return next((slot for slot, one in self.records.items() if one.address == address), None)
+    @contextlib.contextmanager
+    def watch(self, changed: Callable[[], None]) -> Iterator[None]:
+        self._changed = changed
+        changed()
+        yield
 
     def hint_stale(self) -> None:
         self.hints += 1
+
+    def add(self, slot: int, address: Address) -> None:
+        self._transceivers[slot] = TransceiverRecord(
+            slot=Slot(slot), cluster=CLUSTER, address=address, http_url=""
+        )
+        self._changed()
+
+    def remove(self, slot: int) -> None:
+        del self._transceivers[slot]
+        self._changed()
+
+    def add_relay(self, record: RelayRecord) -> None:
+        self._relays[record.name] = record
+        self._changed()
+
+    def remove_relay(self, name: str) -> None:
+        del self._relays[name]
+        self._changed()
 
 
 class WatchedRegistry(MemoryRegistry):
@@ -64,6 +91,7 @@ class WatchedRegistry(MemoryRegistry):
         self.removed: list[Address] = []
         self.seconds = 0.0
         self.down = False
+        self.broken = False
 
     async def find_flow(self, public: Address, client: Address) -> FlowRecord | None:
         self.asked.append(client)
@@ -73,6 +101,8 @@ class WatchedRegistry(MemoryRegistry):
         return await super().find_flow(public, client)
 
     def save_flow(self, record: FlowRecord, *, seconds: float) -> None:
+        if self.broken:
+            raise ZeroDivisionError
         self.saved.append(record)
         super().save_flow(record, seconds=seconds)
 
@@ -89,7 +119,7 @@ class Rig:
     relay: Relay
     public: Address
     internal: Address
-    directory: FakeDirectory
+    fleet: FakeFleet
     registry: WatchedRegistry
     transceivers: dict[int, Datagrams] = field(default_factory=dict)
     transactions: int = 0
@@ -99,7 +129,7 @@ class Rig:
 
     def add_transceiver(self, slot: int) -> Datagrams:
         sock = self.transceivers[slot] = self.net.socket(("127.0.0.1", 0))
-        self.directory.add(slot, sock.address)
+        self.fleet.add(slot, sock.address)
         return sock
 
     def transaction(self) -> bytes:
@@ -141,16 +171,6 @@ def token(slot: int, *, cluster: int = CLUSTER, expiry: int = UNIX + 3600) -> st
     return SEALER.seal(slot, cluster, expiry, 1)
 
 
-def new_flows(public: Address, *, max_flows: int = 100, max_provisional: int = 16) -> FlowTable:
-    return FlowTable(
-        public,
-        max_flows=max_flows,
-        max_provisional=max_provisional,
-        provisional_seconds=5.0,
-        idle_seconds=IDLE,
-    )
-
-
 @contextlib.asynccontextmanager
 async def open_rig(
     net: Network,
@@ -158,22 +178,38 @@ async def open_rig(
     registry: WatchedRegistry | None = None,
     lookups_per_second: float = 100.0,
     public_port: int = 0,
+    cluster: int = CLUSTER,
 ) -> AsyncIterator[Rig]:
-    public, internal = (net.socket(("127.0.0.1", port)) for port in (public_port, 0))
-    directory = FakeDirectory()
+    public, internal = (net.packets(("127.0.0.1", port)) for port in (public_port, 0))
+    fleet = FakeFleet()
     registry = registry if registry is not None else WatchedRegistry()
-    relay = Relay(
+    forwarder = PureForwarder(
         public,
         internal,
-        flows=new_flows(public.address),
+        advertised=public.address,
+        stale=fleet.hint_stale,
+        strangers_per_second=10_000.0,
+        max_flows=100,
+        clock=trio.current_time,
+    )
+    relay = Relay(
+        forwarder,
+        public=public.address,
+        flows=FlowTable(
+            forwarder.flows,
+            max_flows=100,
+            max_provisional=16,
+            provisional_seconds=5.0,
+            idle_seconds=IDLE,
+        ),
         sealer=SEALER,
-        cluster=CLUSTER,
-        directory=directory,
+        cluster=cluster,
+        fleet=fleet,
         registry=registry,
         lookups_per_second=lookups_per_second,
         unix=lambda: UNIX,
     )
-    rig = Rig(net, relay, public.address, internal.address, directory, registry)
+    rig = Rig(net, relay, public.address, internal.address, fleet, registry)
     for slot in (1, 2):
         rig.add_transceiver(slot)
     async with trio.open_nursery() as nursery:
@@ -205,5 +241,6 @@ async def relay_carries_a_call(net: Network) -> None:
 
 def record(rig: Rig, client: Datagrams, slot: int) -> None:
     rig.registry.save_flow(
-        FlowRecord(public=rig.public, client=client.address, slot=Slot(slot)), seconds=IDLE
+        FlowRecord(public=rig.public, client=client.address, cluster=CLUSTER, slot=Slot(slot)),
+        seconds=IDLE,
     )

@@ -10,10 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.errors import Drop, EndReason, LocalProtocolError
-from edge.webrtc.outputs import AudioReceived, Connected, Ended, PathSelected, Transmit
+from edge.webrtc.outputs import (
+    AudioReceived,
+    Connected,
+    Ended,
+    PathSelected,
+    RoundTripMeasured,
+    Transmit,
+)
 from edge.webrtc.peer import Peer, PeerSnapshot
 from edge.wire.demux import Kind, classify
 from edge.wire.fingerprint import Fingerprint
+from edge.wire.rtcp import ReceiverReport, ReportBlock, encode_rtcp
 from edge.wire.spp import encode_path
 from tests.webrtc.peer_call import NTP_OFFSET, RELAY, Call, make_call
 
@@ -63,6 +71,18 @@ def test_audio_goes_both_ways_and_is_reported() -> None:
     assert set(statistics.drops) <= {Drop.REPLAY}
     assert statistics.drops.total() <= 4
     assert Kind.RTCP in {classify(sent.data) for sent in call.sent}
+
+
+def test_a_report_measures_the_round_trip() -> None:
+    call = make_call()
+    call.run(1.0)
+    sent_at = int((NTP_OFFSET + 2_208_988_800 + call.now - 0.25) * 65536) & 0xFFFFFFFF
+    block = ReportBlock(call.peer.media.stream.ssrc, 0, 0, 0, 0, sent_at, 0)
+    assert call.caller._sender is not None
+    report = call.caller._sender.protect_rtcp(encode_rtcp((ReceiverReport(1, (block,)),)))
+    (output,) = call.peer.receive(report, call.path, now=call.now)
+    assert isinstance(output, RoundTripMeasured)
+    assert output.seconds == pytest.approx(0.25, abs=1e-3)
 
 
 def test_a_stranger_is_not_listened_to() -> None:

@@ -412,6 +412,17 @@ def test_both_line_endings() -> None:
     assert decode_offer(MINIMAL.encode()) == decode_offer(MINIMAL.replace("\n", "\r\n").encode())
 
 
+def test_the_best_candidate_has_the_highest_priority_and_the_default_address() -> None:
+    addresses = [("192.0.2.1", 3478), ("2001:db8::1", 3479), ("192.0.2.3", 3478)]
+    answer = answer_to(accept(MINIMAL), *addresses)
+    lines = [line.split() for line in answer.splitlines() if line.startswith("a=candidate:")]
+    assert [(line[4], int(line[5])) for line in lines] == addresses
+    priorities = [int(line[3]) for line in lines]
+    assert priorities == sorted(set(priorities), reverse=True)
+    assert len({line[0] for line in lines}) == 3, "foundations differ: each is checked for itself"
+    assert "c=IN IP4 192.0.2.1" in answer
+
+
 def test_an_answer_needs_a_candidate() -> None:
     with pytest.raises(LocalProtocolError):
         encode_answer(

@@ -1,0 +1,1 @@
+"""The relay's data plane: the loop that every packet passes, native or in Python."""
