@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import Final
 
 import structlog
@@ -24,8 +25,6 @@ MAX_CLIENTS: Final = 512
 """Clients that may wait at once."""
 MAX_DATAGRAMS: Final = 8
 """Datagrams that may wait for one client; the oldest goes."""
-ABSENT_SECONDS: Final = 1.0
-"""How long a client that was not found is not looked up again."""
 MAX_ABSENT: Final = 4_096
 
 log = structlog.get_logger()
@@ -34,12 +33,23 @@ Retry = Callable[[float], None]
 """Handles a datagram again, at the given time; the client may still be unknown."""
 
 
+class Outcome(Enum):
+    """What came of a look-up; the values are seconds for which there is no other one."""
+
+    FOUND = 0.0
+    """The client has a flow now."""
+    WAITS = 0.1
+    """It has a record, and who shall serve it is not there: perhaps soon."""
+    ABSENT = 1.0
+    """Nobody knows it."""
+
+
 class Lookups:
-    """Runs ``resolve`` for unknown clients; it returns whether the client has a flow now."""
+    """Runs ``resolve`` for unknown clients."""
 
     def __init__(
         self,
-        resolve: Callable[[Path], Awaitable[bool]],
+        resolve: Callable[[Path], Awaitable[Outcome]],
         *,
         per_second: float,
         clock: Callable[[], float],
@@ -79,13 +89,13 @@ class Lookups:
             await self._unserved.acquire()
             client = self._asked.popleft()
             try:
-                found = await self._resolve(client)
+                outcome = await self._resolve(client)
             except Exception:
-                found = False
+                outcome = Outcome.ABSENT
                 log.exception("bug in a flow look-up")
             now = self._clock()
-            if not found:
-                self._remember_absent(client, now)
+            if outcome is not Outcome.FOUND:
+                self._remember_absent(client, now + outcome.value)
             for retry in self._waiting.pop(client):
                 retry(now)
 
@@ -95,8 +105,8 @@ class Lookups:
         self._asked.clear()
         self._unserved = trio.Semaphore(0)
 
-    def _remember_absent(self, client: Path, now: float) -> None:
+    def _remember_absent(self, client: Path, until: float) -> None:
         self._absent.pop(client, None)
         if len(self._absent) >= MAX_ABSENT:
             del self._absent[next(iter(self._absent))]
-        self._absent[client] = now + ABSENT_SECONDS
+        self._absent[client] = until

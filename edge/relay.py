@@ -29,7 +29,7 @@ import trio
 from edge.address import Address
 from edge.errors import Drop, RemoteProtocolError
 from edge.forwarder.protocol import FIRST_PEER, Forwarder, Raised
-from edge.lookup import Lookups
+from edge.lookup import Lookups, Outcome
 from edge.registry.protocol import (
     FlowRecord,
     Registry,
@@ -254,21 +254,24 @@ class Relay:
         """Let a datagram wait until the registry has been asked for its flow."""
         return self._lookups.hold(raised.path, lambda at: self._handle(raised, at), now=now)
 
-    async def _restore(self, path: Path) -> bool:
-        """Look a flow up; returns whether there is one now."""
+    async def _restore(self, path: Path) -> Outcome:
+        """Look a flow up and put it into the table."""
         client, proxy = decode_path(path)
         try:
             with trio.fail_after(LOOKUP_TIMEOUT):
                 record = await self._registry.find_flow(proxy, client)
         except (RegistryUnavailable, trio.TooSlowError):
-            return False
-        hop = 0 if record is None else self._hop_of(record, path)
+            return Outcome.ABSENT
+        if record is None:
+            return Outcome.ABSENT
+        hop = self._hop_of(record, path)
         if not hop:
-            return False
+            return Outcome.WAITS
         drop = self._flows.restore(path, hop, now=self._clock())
         if drop is not None:
             self._drops[drop] += 1
-        return drop is None
+            return Outcome.ABSENT
+        return Outcome.FOUND
 
     def _hop_of(self, record: FlowRecord, path: Path) -> int:
         if record.cluster == self._cluster:
@@ -303,12 +306,18 @@ class Relay:
         while True:
             await trio.sleep(HOUSEKEEPING_SECONDS)
             self._flows.expire(now=self._clock())
-            while self._gone:
-                await self._bury(self._gone.pop())
+            for hop in tuple(self._gone):
+                await self._bury(hop)
 
     async def _bury(self, hop: int) -> None:
-        """Give the flows of a hop that is gone to its heirs: a lost relay's to the next one."""
+        """Give the flows of a hop that is gone to its heirs: a lost relay's to the next one.
+
+        When all relays of a cluster are gone, the flows wait for one of them to come back.
+        """
         cluster = self._peers.cluster_of(hop) if hop >= FIRST_PEER else self._cluster
+        if cluster != self._cluster and not self._peers.has(cluster):
+            return
+        self._gone.discard(hop)
 
         def heir(path: Path) -> int:
             return 0 if cluster == self._cluster else self._peers.choose(cluster, path)
@@ -341,6 +350,10 @@ class _Peers:
     def cluster_of(self, hop: int) -> int:
         """The cluster of a peer, living or gone."""
         return self._clusters[hop]
+
+    def has(self, cluster: int) -> bool:
+        """Whether a relay of this cluster is there."""
+        return cluster in self._living
 
     def choose(self, cluster: int, path: Path) -> int:
         """Choose the relay of a cluster for a client: rendezvous hashing; 0 if there is none.

@@ -117,13 +117,13 @@ from edge.forwarder._native import Core
 a, b = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
 a.bind(("127.0.0.1", 0)); b.bind(("127.0.0.1", 0))
 core = Core(bytes(18), a.family, b.family, 1.0, 1000)
-core.start((a.fileno(),), (b.fileno(),), 1)
+core.start((a.fileno(),), (b.fileno(),), 1, ())
 """
 ENDINGS: Final = {
     "exit": "sys.exit(0)",
     "keep": "sys.modules['os'].core = core",
     "error": "del core; sys.exit(0)",
-    "twice": "core.stop(); core.stop(); core.start((a.fileno(),), (b.fileno(),), 1)",
+    "twice": "core.stop(); core.stop(); core.start((a.fileno(),), (b.fileno(),), 1, ())",
     "fork": (
         "child = os.fork()\n"
         "if child:\n"
@@ -132,7 +132,7 @@ ENDINGS: Final = {
         "    time.sleep(0.3)\n"
         "    assert time.process_time() - before < 0.15, 'woken for nothing'\n"
         "    core.stop(); sys.exit(0)\n"
-        "core.stop(); core.start((a.fileno(),), (b.fileno(),), 1); del core\n"
+        "core.stop(); core.start((a.fileno(),), (b.fileno(),), 1, ()); del core\n"
     ),
 }
 

@@ -210,3 +210,20 @@ async def test_the_clients_of_a_lost_inner_relay_move_to_the_next(
             [framed] = await receive(second.transceivers[1])
             assert split(framed) == (encode_path(client.address, outer.public), RTP)
         assert outer.relay.statistics().flows == len(clients)
+
+
+async def test_flows_wait_for_a_cluster_whose_relays_are_all_gone(
+    autojump_clock: MockClock, pair: tuple[Rig, Rig]
+) -> None:
+    outer, inner = pair
+    client = outer.client()
+    await connect(client, outer, inner)
+    outer.fleet.remove_relay("inner")
+    await trio.sleep(2 * HOUSEKEEPING_SECONDS)
+    client.send(RTP, outer.public)
+    assert await silence(inner.transceivers[1])
+    assert outer.relay.statistics().flows == 1
+    introduce(outer, inner, FAR, "restarted under another name")
+    await trio.sleep(HOUSEKEEPING_SECONDS + 0.1)
+    client.send(RTP, outer.public)
+    assert split((await receive(inner.transceivers[1]))[0])[1] == RTP

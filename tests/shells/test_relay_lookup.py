@@ -6,7 +6,7 @@ import trio
 from trio.testing import MockClock
 
 from edge.errors import Drop
-from edge.lookup import ABSENT_SECONDS, MAX_DATAGRAMS
+from edge.lookup import MAX_DATAGRAMS, Outcome
 from edge.wire.spp import split
 from tests.support.net import VirtualNetwork, receive, silence
 from tests.support.relay_rig import (
@@ -81,14 +81,26 @@ async def test_a_client_that_is_not_known_is_looked_up_once_in_a_while(
     client = rig.client()
     for _ in range(10):
         client.send(RTP, rig.public)
-        await trio.sleep(ABSENT_SECONDS / 20)
+        await trio.sleep(Outcome.ABSENT.value / 20)
     assert len(rig.registry.asked) == 1
     assert rig.drops() == {Drop.UNKNOWN_FLOW: 10}
-    await trio.sleep(ABSENT_SECONDS)
+    await trio.sleep(Outcome.ABSENT.value)
     record(rig, client, 1)
     client.send(RTP, rig.public)
     await receive(rig.transceivers[1])
     assert len(rig.registry.asked) == 2
+
+
+async def test_a_client_whose_transceiver_comes_back_soon_is_looked_up_soon(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    client = rig.client()
+    record(rig, client, 3)
+    client.send(RTP, rig.public)
+    await trio.sleep(Outcome.WAITS.value + 0.05)
+    transceiver = rig.add_transceiver(3)
+    client.send(RTP, rig.public)
+    await receive(transceiver, within=0.1)
 
 
 async def test_look_ups_are_limited(autojump_clock: MockClock, net: VirtualNetwork) -> None:
