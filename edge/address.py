@@ -9,7 +9,11 @@ from typing import Final
 Address = tuple[str, int]
 """Numeric host (IPv4 or IPv6, never v4-mapped, no zone) and port, as ``socket`` gives them."""
 
+MAX_UNIX_PATH: Final = 107
+"""Bytes of the path of a unix socket; Linux, unix(7)."""
+
 _HOST_AND_PORT: Final = re.compile(r"(?:\[(?P<v6>[^][]*)\]|(?P<v4>[^][:]*))(?::(?P<port>[^:]*))?")
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 
 
@@ -34,6 +38,22 @@ def parse_address(text: str, *, default_port: int | None = None) -> Address:
     if not _PORT.fullmatch(port_text) or int(port_text) > 65_535:
         raise ValueError(f"{text!r}: the port must be a number from 0 to 65535")
     return host, int(port_text)
+
+
+def parse_stream_address(text: str) -> str | tuple[str, int]:
+    """Read ``unix:/PATH`` (gives the path) or ``HOST:PORT`` with a host that may be a name.
+
+    Raises ValueError with a sentence for a person.
+    """
+    scheme, _, path = text.partition(":")
+    if scheme == "unix":
+        if not path.startswith("/") or len(path.encode()) > MAX_UNIX_PATH:
+            raise ValueError(f"{text[:120]!r}: an absolute path of {MAX_UNIX_PATH} bytes at most")
+        return path
+    host, _, port = text.rpartition(":")
+    if not (_HOST_NAME.fullmatch(host) and _PORT.fullmatch(port) and int(port) <= 65_535):
+        raise ValueError(f"{text[:120]!r}: an address looks like unix:/PATH or HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def format_address(address: Address) -> str:

@@ -54,9 +54,12 @@ _CALLS: Final = (
     Flag("--api-keys-file", "http.api_keys_file", "FILE", "Keys that may open calls, one a line."),
     Flag("--allow-anonymous", "http.allow_anonymous", "", "Serve anyone, beyond loopback as well."),
     Flag("--cors-origin", "http.cors_origins", "ORIGIN[,...]", "Origins whose pages may call."),
-    Flag("--backend", "backend.kind", "NAME", "The model side: echo."),
+    Flag("--backend", "backend.kind", "NAME",
+         "The model side: echo, frames, realtime or demo-voice."),
+    Flag("--backend-address", "backend.address", "ADDRESS",
+         "Where a frames backend listens: unix:/PATH or HOST:PORT."),
     Flag("--echo-delay", "backend.echo_delay_seconds", "SECONDS", "Delay of the echo."),
-)
+)  # fmt: skip
 _RELAY: Final = (
     Flag("--udp", "relay.bind", "HOST:PORT", "Public UDP address; all media of all clients."),
     Flag("--advertise", "relay.advertise", "HOST[:PORT]",

@@ -1,4 +1,4 @@
-"""The commands that look at a fleet and change nothing: ``edge token decode`` and ``edge top``."""
+"""The commands beside serving: ``edge token decode``, ``edge top`` and ``edge load-test``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -121,3 +122,85 @@ def top(
     logs.configure(LogConfig(level="error", format="console"))  # the screen is not for log lines
     trio.run(watch, Options(urls=tuple(urls), registry=registry, interval=interval, once=once,
                             as_json=as_json))  # fmt: skip
+
+
+@click.command()
+@click.option("--http", "urls", metavar="URL", multiple=True, default=("http://127.0.0.1:8080",),
+              show_default=True, help="An edge's signaling; repeated, they get calls in turn."
+              )  # fmt: skip
+@click.option("--sessions", type=click.IntRange(1, 100_000), default=10, show_default=True,
+              metavar="N", help="Calls at the same time.")  # fmt: skip
+@click.option("--ramp", type=click.FloatRange(0.1, 10_000.0), default=20.0, show_default=True,
+              metavar="CALLS/S", help="Calls opened a second.")  # fmt: skip
+@click.option("--duration", type=click.FloatRange(0.1, 86_400.0), default=10.0, show_default=True,
+              metavar="SECONDS", help="How long all of them speak.")  # fmt: skip
+@click.option("--frame-ms", type=click.Choice(("10", "20", "40", "60")), default="20",
+              show_default=True, help="Audio in one packet.")  # fmt: skip
+@click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Holds the key to call with; or the environment does, as LOAD_TEST_API_KEY."
+              )  # fmt: skip
+@click.option("--max-loss", type=click.FloatRange(0.0, 100.0), default=1.0, show_default=True,
+              metavar="PERCENT", help="Exit code 1 when more packets are lost.")  # fmt: skip
+@click.option("--max-setup-ms", type=click.FloatRange(1.0), metavar="MS",
+              help="Exit code 1 when the setup of more than 5 % of the calls takes longer."
+              )  # fmt: skip
+@_as_json
+def load_test(
+    urls: Sequence[str],
+    sessions: int,
+    ramp: float,
+    duration: float,
+    frame_ms: str,
+    api_key_file: Path | None,
+    max_loss: float,
+    max_setup_ms: float | None,
+    as_json: bool,
+) -> None:
+    """Make echo calls to an edge and tell how they fare.
+
+    Needs a backend that echoes. Exit code 0 when all calls connected and the limits were kept, 1
+    when not, 2 for bad input. Ctrl-C ends the test early and reports what was.
+    """
+    from edge.client.load_progress import show_progress
+    from edge.client.load_report import Limits, table
+    from edge.client.load_test import LoadPlan, run_load_test
+
+    plan = LoadPlan(
+        urls=tuple(map(_http_url, urls)),
+        sessions=sessions,
+        ramp=ramp,
+        duration=duration,
+        frame_seconds=int(frame_ms) / 1000,
+        api_key=_api_key(api_key_file),
+    )
+    with show_progress(plan) as look:
+        report = trio.run(run_load_test, plan, look)
+    click.echo(msgspec.json.encode(report) if as_json else table(report))
+    missed = Limits(max_loss_percent=max_loss, max_setup_ms=max_setup_ms).missed(report)
+    for sentence in missed:
+        click.echo(f"edge: {sentence}", err=True)
+    if missed:
+        sys.exit(1)
+
+
+def _http_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return text
+    except ValueError:
+        pass
+    raise ConfigError("--http: not like http://HOST:PORT or https://HOST")
+
+
+def _api_key(file: Path | None) -> str:
+    """Read the key, as the first line of a file or from the environment."""
+    if file is None:
+        return os.environ.get("LOAD_TEST_API_KEY", "")
+    try:
+        lines = file.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"--api-key-file: {file} can not be read as text") from None
+    if not lines:
+        raise ConfigError(f"--api-key-file: {file} is empty")
+    return lines[0]

@@ -134,10 +134,27 @@ class TransceiverConfig(Section, frozen=True, kw_only=True, forbid_unknown_field
     """Without a valid STUN check (RFC 7675) a session ends."""
     max_session_seconds: float = 6 * 3600.0
     """Longest session."""
+    max_idle_seconds: float = 600.0
+    """Without audio from the client and from the backend a session ends."""
     drain_seconds: float = 5.0
     """For the sessions to say goodbye when the process stops."""
     playout_queue_seconds: float = 30.0
     """Audio a backend may queue ahead of real time; the oldest is dropped beyond it."""
+
+
+class AudioConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happens to audio between client and backend."""
+
+    min_delay_seconds: float = 0.0
+    """The jitter buffer holds back at least this much of what a decoding backend hears."""
+    max_delay_seconds: float = 0.4
+    """And at most this much: lower for the lowest latency, higher to lose no word."""
+    passthrough_delay_seconds: float = 0.0
+    """The most that is held back for a backend that takes the client's codec; 0: nothing."""
+    fade_seconds: float = 0.02
+    """How long speech fades out when it is interrupted."""
+    red: bool = False
+    """Ask clients for redundant audio (RFC 2198)."""
 
 
 class RegistryConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -188,9 +205,33 @@ class BackendConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The model side."""
 
     kind: str = "echo"
-    """The model side: ``echo``."""
+    """``echo``, ``frames``, ``realtime`` or ``demo-voice``."""
     echo_delay_seconds: float = 0.0
     """How much later the echo comes back."""
+    address: str = ""
+    """Where a ``frames`` backend listens: ``unix:/PATH`` or HOST:PORT."""
+    audio: str = "pcm16/24000"
+    """What a ``frames`` backend hears, speaks: ``opus``, ``pcmu``, ``pcma`` or ``pcm16/RATE``."""
+    connect_seconds: float = 5.0
+    """For a connection to the backend, and for its first sign of life."""
+    reopen_seconds: float = 0.0
+    """For another connection when a ``frames`` one is lost; 0: its sessions end."""
+    stall_seconds: float = 5.0
+    """A ``frames`` backend that takes nothing for so long is taken for dead."""
+    profile: str = "openai"
+    """The dialect of a ``realtime`` backend, or a TOML file that describes one."""
+    url: str = ""
+    """Its ws: or wss: URL; empty: the profile's."""
+    model: str = ""
+    """Its model; empty: the profile's."""
+    voice: str = ""
+    """Its voice; empty: the profile's."""
+    instructions: str = ""
+    """What it is told about its part; empty: nothing."""
+    api_key_file: str = ""
+    """File with the key for it; empty: the environment variable that the profile names."""
+    ca_file: str = ""
+    """Certificates to trust for it, PEM; empty: the system's."""
 
 
 class LogConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -210,6 +251,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     http: HttpConfig = HttpConfig()
     relay: RelayConfig = RelayConfig()
     transceiver: TransceiverConfig = TransceiverConfig()
+    audio: AudioConfig = AudioConfig()
     registry: RegistryConfig = RegistryConfig()
     geo: GeoConfig = GeoConfig()
     backend: BackendConfig = BackendConfig()

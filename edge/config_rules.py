@@ -28,12 +28,16 @@ from edge.config_texts import (
     check_region_name,
     check_registry_url,
     check_secret,
+    check_stream_address,
+    check_websocket_url,
     one_of,
 )
 from edge.ready import Role
 
 Key = NewType("Key", str)
 """``section.key``."""
+
+PCM_FORMATS: Final = ("pcm16/8000", "pcm16/16000", "pcm16/24000", "pcm16/48000")
 
 CUSTOM_HEADERS: Final = ("region", "country", "latitude", "longitude", "address")
 """What a front's header may tell; ``geo.NAME_header`` says which."""
@@ -118,6 +122,10 @@ def _between_keys(config: Config, role: Role) -> list[tuple[str, bool, str]]:
          'names of headers are for headers = "custom"'),
         ("geo.longitude_header", bool(geo.latitude_header) != bool(geo.longitude_header),
          "latitude_header and longitude_header belong together"),
+        ("audio.min_delay_seconds", config.audio.min_delay_seconds > config.audio.max_delay_seconds,
+         "must not be longer than max_delay_seconds"),
+        ("backend.address", config.backend.kind == "frames" and not config.backend.address,
+         "a frames backend listens somewhere: unix:/PATH or HOST:PORT"),
         ("geo.regions", len({one.partition("=")[0] for one in geo.regions}) != len(geo.regions),
          "a region is named twice"),
     ]  # fmt: skip
@@ -153,7 +161,12 @@ _RULES: Final[dict[str, Callable[[str], None]]] = {
     **{f"geo.{name}_header": check_header_name for name in CUSTOM_HEADERS},
     "geo.default_region": check_region_name,
     "geo.regions": check_region,
-    "backend.kind": one_of("echo"),
+    "backend.kind": one_of("echo", "frames", "realtime", "demo-voice"),
+    "backend.address": check_stream_address,
+    "backend.audio": one_of(
+        "opus", "pcmu", "pcma", *(f"pcm16/{rate}" for rate in (8_000, 16_000, 24_000, 48_000))
+    ),
+    "backend.url": check_websocket_url,
     "log.level": one_of("debug", "info", "warning", "error"),
     "log.format": one_of("json", "console"),
 }
@@ -167,6 +180,8 @@ _MAY_BE_EMPTY: Final = frozenset(
         "registry.secret",
         "registry.previous_secret",
         "geo.default_region",
+        "backend.address",
+        "backend.url",
         *(f"geo.{name}_header" for name in CUSTOM_HEADERS),
     }
 )
@@ -177,6 +192,12 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "relay.latitude": LATITUDES,
     "relay.longitude": LONGITUDES,
     "registry.cluster": (0, 65_535),
+    "transceiver.playout_queue_seconds": (1, 3_600),
+    "audio.min_delay_seconds": (0, 1),
+    "audio.max_delay_seconds": (0, 2),
+    "audio.passthrough_delay_seconds": (0, 2),
+    "audio.fade_seconds": (0, 0.1),
     "backend.echo_delay_seconds": (0, 30),
+    "backend.reopen_seconds": (0, 3_600),
 }
 """Inclusive; every other number is above 0."""

@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
-from edge.address import parse_address
+from edge.address import parse_address, parse_stream_address
 
 MIN_SECRET_CHARS: Final = 32
 MIN_API_KEY_CHARS: Final = 8
@@ -68,6 +68,18 @@ def check_registry_url(text: str) -> None:
         valid = False
     if not valid:
         raise ValueError("must be memory: or redis://HOST:PORT/DB (rediss:// for TLS)")
+
+
+def check_stream_address(text: str) -> None:
+    """Whether a text is ``unix:/PATH`` or HOST:PORT."""
+    parse_stream_address(text)
+
+
+def check_websocket_url(text: str) -> None:
+    """Whether a text is a ws: or wss: URL with a host; it is not part of the error."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        raise ValueError("must be a URL as in wss://HOST/PATH")
 
 
 def check_http_url(text: str) -> None:

@@ -27,15 +27,30 @@ from typing import Final, Protocol, Self
 import trio
 
 from edge.address import Address
-from edge.errors import Drop
-from edge.mmsg import LATE_ERRORS, BatchReceiver, BatchSender, Endpoint
-from edge.ticks import open_timer
+from edge.errors import Drop, LocalProtocolError
+from edge.mmsg import (
+    LATE_ERRORS,
+    BatchReceiver,
+    BatchSender,
+    Endpoint,
+    to_address,
+    to_endpoint,
+)
+from edge.ticks import Timer, open_timer
 
-BATCH: Final = 64
+BATCH: Final = 128
 """Datagrams taken at once: about 2 ms of work, so that other tasks wait no longer than that."""
+TICK: Final = 0.001
+"""Seconds from one batch to the next under load. A wake-up costs as much as some packets."""
+BUSY: Final = 2_000
+"""Datagrams a second from which there are ticks: two each; below it, each is taken at once."""
+LOOK: Final = 0.02
+"""Seconds over which datagrams are counted."""
 RECEIVE_BYTES: Final = 4096
 """Longer datagrams are dropped; what WebRTC sends fits one Ethernet frame."""
 SOCKET_BUFFER_BYTES: Final = 4 << 20
+MAX_SOURCES: Final = 4_096
+"""Addresses that are remembered in both of their forms."""
 
 PACKETS: Final = 128
 """What a ``PacketSocket`` takes at once: about 1 ms of work."""
@@ -80,6 +95,15 @@ class Datagrams(Protocol):
 
     def send_framed(self, header: bytes, payload: bytes, address: Address) -> bool:
         """Send header and payload as one datagram, as ``send`` does."""
+
+    def hold(self) -> None:
+        """Let what ``send_framed`` takes leave together, by ``flush``.
+
+        Nothing is to be awaited before that. What the kernel then does not take is counted.
+        """
+
+    def flush(self) -> None:
+        """Send what was held back."""
 
     def statistics(self) -> DatagramStatistics:
         """Return the counters."""
@@ -137,6 +161,17 @@ class DatagramSocket:
         self._received = 0
         self._sent = 0
         self._drops: Counter[Drop] = Counter()
+        self._load = _Load()
+        self._resources = contextlib.ExitStack()
+        self._timer: Timer | None = None
+        self._receiver: BatchReceiver | None = None
+        self._outbox: Outbox | None = None
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # another machine; one by one is as right
+                self._receiver = BatchReceiver(sock.family, BATCH, RECEIVE_BYTES - 1)
+                self._outbox = Outbox(sock)
+                self._timer = self._resources.enter_context(open_timer())
+        self._sources: dict[Endpoint, Address] = {}
 
     @property
     def address(self) -> Address:
@@ -148,16 +183,56 @@ class DatagramSocket:
         while True:
             if self._socket.fileno() < 0:
                 raise trio.ClosedResourceError
-            if self._more:
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.wait_readable(self._socket)
+            await self._wait()
             if batch := self._drain():
+                self._load.note(len(batch), trio.current_time())
                 return batch
 
+    async def _wait(self) -> None:
+        if self._more:
+            await trio.lowlevel.checkpoint()
+            return
+        if self._timer is not None:
+            rest = self._load.rest(trio.current_time())
+            if rest > 0:
+                self._timer.set(rest)
+                await trio.lowlevel.wait_readable(self._timer)
+                return
+        await trio.lowlevel.wait_readable(self._socket)
+
     def _drain(self) -> list[tuple[bytes, Address]]:
-        # recvmmsg was tried: 0.8 us a datagram instead of 1.4 us when 60 are there, but 4 us
-        # instead of 3 us when there is one, as is usual here.
+        if self._receiver is not None and self._load.busy:
+            batch = self._receive_many(self._receiver)
+        else:
+            batch = self._receive_singly()
+        self._received += len(batch)
+        return batch
+
+    def _receive_many(self, receiver: BatchReceiver) -> list[tuple[bytes, Address]]:
+        # 0.8 us a datagram instead of 1.4 us when 60 are there, but 4 us instead of 3 us for one.
+        try:
+            taken = receiver.receive(self._socket.fileno())
+        except BlockingIOError:
+            self._more = False
+            return []
+        except OSError:  # as below
+            self._drops[Drop.RECEIVE_ERROR] += 1
+            self._more = False
+            return []
+        if receiver.too_long:
+            self._drops[Drop.MALFORMED] += receiver.too_long
+            receiver.too_long = 0
+        self._more = len(taken) == BATCH
+        sources = self._sources
+        return [(data, sources.get(each) or self._source(each)) for data, each in taken]
+
+    def _source(self, endpoint: Endpoint) -> Address:
+        if len(self._sources) >= MAX_SOURCES:
+            self._sources.clear()
+        address = self._sources[endpoint] = to_address(endpoint)
+        return address
+
+    def _receive_singly(self) -> list[tuple[bytes, Address]]:
         batch: list[tuple[bytes, Address]] = []
         self._more = True
         for _ in range(BATCH):
@@ -174,7 +249,6 @@ class DatagramSocket:
                 self._drops[Drop.MALFORMED] += 1
             else:
                 batch.append((data, source if len(source) == 2 else source[:2]))
-        self._received += len(batch)
         return batch
 
     def send(self, data: bytes, address: Address) -> bool:
@@ -182,21 +256,39 @@ class DatagramSocket:
         try:
             self._socket.sendto(data, address)
         except OSError as error:
-            return self._not_sent(error)
+            return self._not_sent(error.errno)
         self._sent += 1
         return True
 
     def send_framed(self, header: bytes, payload: bytes, address: Address) -> bool:
         """See ``Datagrams``. The kernel puts the two together."""
+        outbox = self._outbox
+        if outbox is not None and outbox.open and outbox.put(header + payload, address):
+            self._sent += 1
+            return True
         try:
             self._socket.sendmsg((header, payload), (), 0, address)
         except OSError as error:
-            return self._not_sent(error)
+            return self._not_sent(error.errno)
         self._sent += 1
         return True
 
-    def _not_sent(self, error: OSError) -> bool:
-        self._drops[_send_drop(error.errno)] += 1
+    def hold(self) -> None:
+        """See ``Datagrams``."""
+        if self._outbox is not None:
+            self._outbox.open = True
+
+    def flush(self) -> None:
+        """See ``Datagrams``."""
+        if self._outbox is None:
+            return
+        self._outbox.open = False
+        for code in self._outbox.flush():
+            self._sent -= 1
+            self._not_sent(code)
+
+    def _not_sent(self, code: int | None) -> bool:
+        self._drops[_send_drop(code)] += 1
         return False
 
     def statistics(self) -> DatagramStatistics:
@@ -209,7 +301,84 @@ class DatagramSocket:
         _count_kernel_drops(self._socket, self._drops)
         if self._socket.fileno() >= 0 and trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._socket)
+            if self._timer is not None:
+                trio.lowlevel.notify_closing(self._timer)
         self._socket.close()
+        self._timer = None
+        self._resources.close()
+
+
+class _Load:
+    """Whether so much comes that waiting a moment pays."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        self._count = 0
+        self._counting_until = 0.0
+        self._next_batch = 0.0
+
+    def note(self, datagrams: int, now: float) -> None:
+        """Note a batch that was taken."""
+        self._next_batch = now + TICK
+        self._count += datagrams
+        if now >= self._counting_until:
+            late = now - self._counting_until
+            self.busy = late < LOOK and self._count >= BUSY * (LOOK + late)
+            self._count, self._counting_until = 0, now + LOOK
+
+    def rest(self, now: float) -> float:
+        """Return how many seconds to wait for the next batch, 0 to take what comes at once."""
+        if not self.busy or now >= self._counting_until + LOOK:
+            self.busy = False
+            return 0.0
+        return max(self._next_batch - now, 0.0)
+
+
+class Outbox:
+    """Datagrams that leave together: some 2 us each instead of 4."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.open = False
+        self._socket = sock
+        self._sender = BatchSender(sock.family, BATCH, PACKET_BYTES)
+        self._endpoints: dict[Address, Endpoint] = {}
+        self._datagrams: list[bytes] = []
+        self._targets: list[Endpoint] = []
+        self._failed: list[int] = []
+
+    def put(self, datagram: bytes, address: Address) -> bool:
+        """Take a datagram; False when it is none for a batch."""
+        endpoint = self._endpoints.get(address) or self._find(address)
+        if endpoint is None or len(datagram) > PACKET_BYTES:
+            return False
+        self._datagrams.append(datagram)
+        self._targets.append(endpoint)
+        if len(self._datagrams) == BATCH:
+            self._send()
+        return True
+
+    def flush(self) -> list[int]:
+        """Send; returns the errno of each datagram that was not taken."""
+        if self._datagrams:
+            self._send()
+        failed, self._failed = self._failed, []
+        return failed
+
+    def _send(self) -> None:
+        failed = self._sender.send(self._socket.fileno(), self._datagrams, self._targets)
+        self._failed += [code for _, code in failed]
+        self._datagrams.clear()
+        self._targets.clear()
+
+    def _find(self, address: Address) -> Endpoint | None:
+        try:
+            endpoint = to_endpoint(address)
+        except LocalProtocolError:
+            return None
+        if len(self._endpoints) >= MAX_SOURCES:
+            self._endpoints.clear()
+        self._endpoints[address] = endpoint
+        return endpoint
 
 
 @dataclass(frozen=True, slots=True)

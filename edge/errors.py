@@ -33,6 +33,10 @@ class ConfigError(Exception):
     """A configuration key or value is wrong; the message is one line fit for a person."""
 
 
+class BackendError(Exception):
+    """The model side failed or can not be reached; the message is one line fit for a log."""
+
+
 class Drop(StrEnum):
     """Every reason for which a datagram, frame or record is discarded; a metric label."""
 
@@ -111,6 +115,8 @@ class EndReason(StrEnum):
     """The backend broke or could not be reached."""
     MAX_DURATION = "max_duration"
     """The configured longest session is over."""
+    IDLE = "idle"
+    """Neither the client nor the backend has sent audio for the configured time."""
     SHUTDOWN = "shutdown"
     """The process is going away."""
     INTERNAL_ERROR = "internal_error"

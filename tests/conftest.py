@@ -12,22 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import structlog
 from hypothesis import settings
 
-settings.register_profile("default", deadline=None, max_examples=60)
+settings.register_profile("default", deadline=None, max_examples=30)
 settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
-
-# Tracebacks as ``edge.logs`` writes them: without the values of variables.
-structlog.configure(
-    processors=[
-        structlog.stdlib.add_log_level,
-        structlog.dev.ConsoleRenderer(
-            colors=False, exception_formatter=structlog.dev.plain_traceback
-        ),
-    ]
-)
 
 SETTLE_SECONDS = 2.0
 """How long a thread or descriptor may take to go away after its test."""

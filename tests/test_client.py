@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from edge.client.caller import CHECK_SECONDS, Caller
 from edge.client.http import request
-from edge.client.journal import FRAME_SECONDS, GRACE_SECONDS, Journal, longest_run_of_zeros
+from edge.client.journal import (
+    FRAME_SECONDS,
+    GRACE_SECONDS,
+    TOCS,
+    Journal,
+    longest_run_of_zeros,
+)
 from edge.client.offer import Answer
 from edge.errors import RemoteProtocolError
 from edge.webrtc.certificate import DtlsCertificate
@@ -19,6 +25,7 @@ from edge.webrtc.ice import IceCredentials, IceLite
 from edge.webrtc.outputs import Transmit
 from edge.webrtc.srtp import SrtpReceiver, SrtpSender
 from edge.wire.demux import Kind, classify
+from edge.wire.opus import opus_duration
 from edge.wire.rtp import build_header, decode_rtp
 from edge.wire.sdp import decode_offer, encode_answer, negotiate
 from edge.wire.spp import encode_path
@@ -164,6 +171,34 @@ def test_noise_is_counted_and_harmless(certificate: DtlsCertificate) -> None:
     assert caller.journal.received == 50
 
 
+def test_packets_protected_ahead_are_sent_as_the_others(certificate: DtlsCertificate) -> None:
+    caller, server = connected(certificate)
+    run(caller, server, until=0.5)
+    caller.prepare(20)
+    run(caller, server, until=1.99)
+    statistics = caller.journal.statistics(now=20.0)
+    assert statistics.sent == statistics.received == 100
+    assert statistics.rejected == 0
+
+
+def test_a_packet_that_comes_twice_is_a_duplicate(certificate: DtlsCertificate) -> None:
+    caller, server = connected(certificate)
+    (echo,) = (a for d in caller.tick(now=caller.deadline) for a in server.receive(d, now=1.0))
+    caller.receive(echo, now=1.0)
+    caller.receive(echo, now=1.0)
+    assert (caller.journal.duplicates, caller.journal.rejected) == (1, 0)
+
+
+@pytest.mark.parametrize("frame_seconds", TOCS)
+def test_frames_may_be_of_any_length(certificate: DtlsCertificate, frame_seconds: float) -> None:
+    caller = Caller(certificate, now=0.0, frame_seconds=frame_seconds)
+    server = EchoServer(certificate, caller.offer.encode())
+    transfer(caller, server, caller.take_answer(server.answer, now=0.0), now=0.0)
+    run(caller, server, until=1.2 - frame_seconds / 2)
+    assert caller.journal.received == round(1.2 / frame_seconds)
+    assert opus_duration(caller.journal.payload(0)) == frame_seconds
+
+
 @given(lost=st.lists(st.booleans(), min_size=1, max_size=100))
 def test_the_longest_hole_is_the_longest_run_of_lost_packets(lost: list[bool]) -> None:
     journal = Journal()
@@ -175,6 +210,7 @@ def test_the_longest_hole_is_the_longest_run_of_lost_packets(lost: list[bool]) -
     statistics = journal.statistics(now=100.0)
     runs = "".join("x" if gone else " " for gone in lost).split()
     assert statistics.missing == sum(lost)
+    assert statistics.holes == len(runs)
     assert statistics.duplicates == statistics.received == len(lost) - sum(lost)
     assert statistics.longest_hole == pytest.approx(max(map(len, runs), default=0) * FRAME_SECONDS)
     if runs:

@@ -165,7 +165,11 @@ def test_broken_files(toml: Path, tmp_path: Path) -> None:
         ("EDGE_GEO_REGIONS", "fra", "'fra': a region looks like fra=50.11/8.68"),
         ("EDGE_GEO_REGIONS", "fra=91/0", "must be from -90 to 90, not 91"),
         ("EDGE_GEO_REGIONS", "fra=0/-181", "must be from -180 to 180, not -181"),
-        ("EDGE_BACKEND_KIND", "ecko", "must be echo, not 'ecko'"),
+        (
+            "EDGE_BACKEND_KIND",
+            "ecko",
+            "must be echo or frames or realtime or demo-voice, not 'ecko'",
+        ),
         ("EDGE_LOG_LEVEL", "loud", "must be debug or info or warning or error, not 'loud'"),
     ],
 )  # fmt: skip

@@ -24,6 +24,7 @@ LAYERS = (
         "config_texts",
         "config_rules",
         "config_load",
+        "logs",
     ),
     ("wire",),
     ("webrtc",),
@@ -32,12 +33,13 @@ LAYERS = (
     ("routing",),
     ("registry",),
     ("geo", "geo_data"),
-    ("backends",),
+    ("backends", "demo_voice"),
+    ("audio",),
     ("transceiver",),
     ("lookup", "relay"),
     ("http", "signaling"),
     ("client",),
-    ("metrics", "logs", "app", "top", "cli", "cli_flags", "cli_tools", "__main__"),
+    ("metrics", "app", "top", "cli", "cli_flags", "cli_tools", "__main__"),
 )
 LAYER = {name: number for number, line in enumerate(LAYERS) for name in line}
 
@@ -48,14 +50,28 @@ ONLY_IN = {
     "redis": ("registry/redis.py", "registry/redis_worker.py"),
     "hypercorn": ("http/server.py",),
     "prometheus_client": ("metrics.py", "top/page.py"),
-    "click": ("cli.py", "cli_flags.py", "cli_tools.py"),
-    "rich": ("top/screen.py", "top/run.py"),
+    "click": ("cli.py", "cli_flags.py", "cli_tools.py", "demo_voice/__main__.py"),
+    "rich": ("client/load_progress.py", "top/screen.py", "top/run.py"),
+    "av": (),
+    "trio_websocket": (
+        "backends/realtime/connection.py",
+        "backends/realtime/conversation.py",
+    ),
     "maxminddb": ("geo_data.py",),
-    "ctypes": ("forwarder/bpf.py", "mmsg.py", "ticks.py"),
+    "ctypes": (
+        "audio/opus.py",
+        "audio/opus_library.py",
+        "forwarder/bpf.py",
+        "mmsg.py",
+        "ticks.py",
+    ),
     "asyncio": (),
 }
 
-SANS_IO = ("wire/", "webrtc/", "routing.py", "token.py")
+SANS_IO = (
+    *("wire/", "webrtc/", "routing.py", "token.py"),
+    *(f"audio/{name}.py" for name in ("arrivals", "jitter", "pulled", "blend", "concealer")),
+)
 NOT_SANS_IO = {
     "trio", "asyncio", "socket", "select", "ssl", "threading",
     "time", "random", "secrets", "os", "uuid",

@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from edge.backends.protocol import AudioFrame, Call, Speaker
+from edge.backends.protocol import AudioFormat, AudioFrame, Call, EventSink, Speaker
 from edge.errors import Drop
 
 BACKLOG: Final = 0.1
@@ -24,7 +24,11 @@ class Echo:
     def __init__(self, *, delay: float = 0.0) -> None:
         self._delay = delay
 
-    def open(self, call: Call, speaker: Speaker) -> EchoConversation:
+    def wants(self, codec: AudioFormat) -> AudioFormat:
+        """Hear and speak what the client does."""
+        return codec
+
+    def open(self, call: Call, speaker: Speaker, events: EventSink) -> EchoConversation:
         """Make one session's echo."""
         return EchoConversation(speaker, delay=self._delay)
 
@@ -49,6 +53,9 @@ class EchoConversation:
             self._send.send_nowait((trio.current_time() + self._delay, frame))
         except trio.WouldBlock:
             self.drops[Drop.QUEUE_FULL] += 1
+
+    def receive_event(self, event: bytes) -> None:
+        """An echo has nothing to say to events."""
 
     async def run(self) -> None:
         """Play delayed frames when their time has come; an echo is never done by itself."""

@@ -1,33 +1,38 @@
 """What a backend is: the model side of a session, as plain audio frames.
 
-A ``Backend`` is made once a process; ``open`` makes one ``Conversation`` a session. Audio flows by
-plain synchronous calls in both directions, because a call is cheaper than a task switch and a
-voice packet can not wait: the session calls ``hear`` for what the client said, the conversation
-calls ``Speaker.play`` for what the client shall hear. Whatever needs to wait does so in ``run``,
-which the session's nursery owns.
+A ``Backend`` is made once a process. For each session it is asked what it ``wants`` to hear and
+speak, and ``open`` makes its ``Conversation``. Audio flows by plain synchronous calls in both
+directions, because a call is cheaper than a task switch and a voice packet can not wait: the
+session calls ``hear`` for what the client said, the conversation calls ``Speaker.play`` for what
+the client shall hear. Whatever needs to wait does so in ``run``, which the session's nursery owns.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from edge.errors import Drop
 
+PCM_RATES: Final = (8_000, 16_000, 24_000, 48_000)  # Hz
+
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """A negotiated codec: ``name`` is ``opus``, ``PCMU`` or ``PCMA``; the clock in Hz."""
+    """How audio is written: ``name`` is ``opus``, ``PCMU``, ``PCMA`` or ``pcm16``; clock in Hz.
+
+    ``pcm16`` is signed, little-endian, one channel, at one of PCM_RATES.
+    """
 
     name: str
     clock_rate: int
 
 
 class AudioFrame(msgspec.Struct, frozen=True, gc=False):
-    """One encoded frame: ``duration`` in seconds, ``timestamp`` in units of the codec's clock.
+    """One frame: ``duration`` in seconds, ``timestamp`` in units of the format's clock.
 
     One is made for every packet: 0.06 us, where a frozen dataclass takes 0.4.
     """
@@ -47,6 +52,25 @@ class Call:
     session: str
     """The public call id, ``rtc_...``."""
     audio: AudioFormat
+    """What the conversation hears and speaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallQuality:
+    """How the network treats the session now. Times in seconds; None is not known yet."""
+
+    round_trip: float | None
+    jitter: float
+    """Of what the client sends, as it arrives."""
+    lost: int
+    """Packets of the client's that never came."""
+    concealed: float
+    """Seconds of what was heard that were made up in the place of lost audio."""
+    delay: float
+    """What the jitter buffer holds back."""
+    remote_jitter: float | None
+    """Of what we send, as the client's reports tell."""
+    remote_fraction_lost: float | None
 
 
 class Speaker(Protocol):
@@ -56,11 +80,32 @@ class Speaker(Protocol):
     def queued(self) -> float:
         """Seconds of audio that wait to be played."""
 
+    @property
+    def played(self) -> float:
+        """Seconds of audio that were played since the session began."""
+
+    @property
+    def quality(self) -> CallQuality:
+        """How the call goes."""
+
     def play(self, frame: AudioFrame) -> None:
         """Queue a frame; over the queue's bound the oldest is dropped and counted."""
 
+    async def wait_queued_below(self, seconds: float) -> None:
+        """Wait until ``queued`` is this much or less, or until the session has ended."""
+
     def flush(self) -> float:
-        """Drop what is queued; return the seconds of audio that were played so far."""
+        """Barge-in: drop what is queued but for a short fade, so that nothing clicks.
+
+        Returns the seconds that will have been played when the fade is over, since the session
+        began: of the dropped frames none is part of it.
+        """
+
+    def pause(self) -> float:
+        """Hold back what is queued, after a fade; returns ``played`` as ``flush`` does."""
+
+    def resume(self) -> None:
+        """Go on where ``pause`` stopped; nothing is lost. Also after ``flush``: then it is new."""
 
 
 class Conversation(Protocol):
@@ -70,7 +115,10 @@ class Conversation(Protocol):
     """What it discarded; read when the session ends."""
 
     def hear(self, frame: AudioFrame) -> None:
-        """Take what the client said. Must not block; called for every packet, in arrival order."""
+        """Take what the client said, in order. Must not block."""
+
+    def receive_event(self, event: bytes) -> None:
+        """Take a JSON event from whoever holds the session's event channel. Must not block."""
 
     async def run(self) -> None:
         """Serve the stream until the model is done; cancelled when the session ends.
@@ -79,8 +127,21 @@ class Conversation(Protocol):
         """
 
 
+class EventSink(Protocol):
+    """The other end of a session's event channel: the client's data channel, a sideband, a log."""
+
+    def send_event(self, event: bytes) -> bool:
+        """Pass a JSON event on to the client; False, and counted, when nobody can take it now."""
+
+
 class Backend(Protocol):
     """A kind of model side, chosen by configuration."""
 
-    def open(self, call: Call, speaker: Speaker) -> Conversation:
+    def wants(self, codec: AudioFormat) -> AudioFormat:
+        """Choose what a conversation hears and speaks, if ``codec`` is what the client speaks.
+
+        The client's own codec passes through untouched; ``pcm16`` is decoded and encoded.
+        """
+
+    def open(self, call: Call, speaker: Speaker, events: EventSink) -> Conversation:
         """Make the conversation of one session; must not block."""

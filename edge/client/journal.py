@@ -14,11 +14,11 @@ PAYLOAD_BYTES: Final = 100
 GRACE_SECONDS: Final = 0.5
 """A packet younger than this may still come back, and is not missed yet."""
 
-_TOC: Final = 0xFC
-"""One 20 ms fullband CELT frame, stereo (RFC 6716, 3.1)."""
+TOCS: Final = {0.01: 0xF4, 0.02: 0xFC, 0.04: 0x54, 0.06: 0x5C}
+"""The first byte of an Opus packet of one stereo frame of so many seconds (RFC 6716, 3.1)."""
 MARK_BYTES: Final = 8
 
-_STAMP: Final = struct.Struct(f"!B{MARK_BYTES}sQd")
+_STAMP: Final = struct.Struct(f"!B{MARK_BYTES}sQ{MARK_BYTES}s")
 _PADDING: Final = bytes(PAYLOAD_BYTES - _STAMP.size)
 
 
@@ -48,10 +48,12 @@ class CallStatistics:
     """Echoes that came after one with a higher number."""
     missing: int
     """Packets that had the time to come back and did not."""
+    holes: int
+    """Runs of numbers that never came back."""
     longest_hole: float
-    """Seconds of audio in the longest run of numbers that never came back."""
+    """Seconds of audio in the longest of them."""
     hole_at: int
-    """Number of the first packet of that run."""
+    """Number of its first packet."""
     longest_silence: float
     """Longest time between two echoes, in seconds."""
     round_trips: tuple[float, ...] = field(repr=False)
@@ -66,10 +68,14 @@ class CallStatistics:
 class Journal:
     """Numbers what is sent and checks off what comes back.
 
-    ``mark`` is in every payload, so that an echo tells whose words it repeats.
+    ``mark`` is in every payload, so that an echo tells whose words it repeats; ``seal``, which only
+    the caller and its server have seen, that it is no forgery. One packet holds ``frame_seconds``
+    of audio, a key of ``TOCS``.
     """
 
+    frame_seconds: float = FRAME_SECONDS
     mark: bytes = field(default_factory=lambda: secrets.token_bytes(MARK_BYTES), repr=False)
+    seal: bytes = field(default_factory=lambda: secrets.token_bytes(MARK_BYTES), repr=False)
     setup: SetupTimes = field(default_factory=SetupTimes)
     duplicates: int = 0
     foreign: int = 0
@@ -93,22 +99,30 @@ class Journal:
         """How many different ones came back."""
         return len(self._round_trips)
 
-    def next_payload(self, now: float) -> bytes:
-        """Make the payload of the next packet."""
-        number = len(self._sent_at)
+    def payload(self, number: int) -> bytes:
+        """Make the payload of one packet."""
+        return _STAMP.pack(TOCS[self.frame_seconds], self.mark, number, self.seal) + _PADDING
+
+    def note_sent(self, now: float) -> None:
+        """Note that the packet whose number is ``sent`` leaves."""
         self._sent_at.append(now)
         self._returned.append(0)
-        return _STAMP.pack(_TOC, self.mark, number, now) + _PADDING
+
+    def next_payload(self, now: float) -> bytes:
+        """Make the payload of the next packet, which leaves now."""
+        payload = self.payload(self.sent)
+        self.note_sent(now)
+        return payload
 
     def check_off(self, payload: bytes, now: float) -> None:
         """Note an echo; what was never sent counts as rejected, or as another call's."""
         if len(payload) != PAYLOAD_BYTES:
             self.rejected += 1
             return
-        _, mark, number, sent_at = _STAMP.unpack_from(payload)
+        _, mark, number, seal = _STAMP.unpack_from(payload)
         if mark != self.mark:
             self.foreign += 1
-        elif number >= self.sent or self._sent_at[number] != sent_at:
+        elif number >= self.sent or seal != self.seal:
             self.rejected += 1
         elif self._returned[number]:
             self.duplicates += 1
@@ -127,7 +141,7 @@ class Journal:
     def longest_hole(self, *, since: int = 0) -> float:
         """Seconds of audio in the longest run that was lost from ``since`` to the last echo."""
         length, _ = longest_run_of_zeros(self._returned[since : self._highest + 1])
-        return length * FRAME_SECONDS
+        return length * self.frame_seconds
 
     def statistics(self, *, now: float, since: int = 0) -> CallStatistics:
         """Sum up; what is missing counts only from number ``since`` on."""
@@ -144,7 +158,8 @@ class Journal:
             foreign=self.foreign,
             reordered=self.reordered,
             missing=flags.count(0),
-            longest_hole=length * FRAME_SECONDS,
+            holes=count_runs_of_zeros(flags),
+            longest_hole=length * self.frame_seconds,
             hole_at=since + at,
             longest_silence=self.longest_silence,
             round_trips=tuple(self._round_trips),
@@ -157,3 +172,8 @@ def longest_run_of_zeros(flags: bytes | bytearray) -> tuple[int, int]:
     """Length and start of the longest run of zero bytes."""
     length = max(map(len, flags.split(b"\1")))
     return length, bytes(flags).find(bytes(length))
+
+
+def count_runs_of_zeros(flags: bytes | bytearray) -> int:
+    """How many runs of zero bytes there are."""
+    return flags.count(b"\1\0") + flags.startswith(b"\0")

@@ -2,7 +2,8 @@
 
 Every call has a UDP socket, hence a source port, of its own. All sockets stand in one epoll set,
 and Trio waits for the set; a datagram costs one call of ``recv`` and one of its machine. The clock
-task ticks each machine that is due and never sleeps less than ``MIN_SLEEP``.
+task turns a wheel of ``TICK``s: a call stands in the bucket of its next deadline, so that a tick
+costs only what is due.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import select
 import socket
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from math import ceil, inf
 from typing import Final
 from urllib.parse import urljoin
 
@@ -19,12 +21,12 @@ import trio
 from edge.address import Address
 from edge.client.caller import Caller
 from edge.client.http import request
-from edge.client.journal import CallStatistics, SetupTimes
+from edge.client.journal import FRAME_SECONDS, CallStatistics, SetupTimes
 from edge.webrtc.certificate import DtlsCertificate
 
-MIN_SLEEP: Final = 0.001
+TICK: Final = 0.001
 MAX_SLEEP: Final = 0.010
-"""Bounds on the clock task's sleep, in seconds; a new deadline is seen after the upper one."""
+"""Of the clock task, in seconds; a new deadline is seen after this time at the latest."""
 CONNECT_SECONDS: Final = 15.0
 MAX_DATAGRAM: Final = 2_048
 BATCH: Final = 256
@@ -47,6 +49,8 @@ class LoadClient:
         self._socket = load.open_socket(self, caller)
         self._old_sockets: list[socket.socket] = []
         self._secured = trio.Event()
+        self.tick_at: int | None = None
+        """Where it stands in the wheel."""
         self.location = location
         """Absolute URL of the call at the server."""
 
@@ -122,6 +126,14 @@ class LoadClient:
         """Send no further connectivity check: the server's consent runs out."""
         self._caller.stop_checks()
 
+    def stop_frames(self) -> None:
+        """Send no further audio; the call stays up."""
+        self._caller.stop_frames()
+
+    def prepare(self, packets: int) -> None:
+        """Protect the next packets now, so that to send them is cheap."""
+        self._caller.prepare(packets)
+
     async def hang_up(self) -> int:
         """End the call over HTTP; gives the status."""
         return (await request("POST", f"{self.location}/hangup")).status
@@ -156,6 +168,8 @@ class LoadClient:
         if self._caller.secured and not self._secured.is_set():
             self._secured.set()
             self.tick(now)
+        if datagram[:1] < b"\x80":  # audio moves no deadline
+            self._load.schedule(self)
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -165,12 +179,14 @@ class LoadClient:
 class Load:
     """Calls that share their tasks and their certificate. Made by ``open_load``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, frame_seconds: float = FRAME_SECONDS) -> None:
         self.calls: list[LoadClient] = []
         self.send_errors = 0
+        self._frame_seconds = frame_seconds
         self._certificate = DtlsCertificate.generate()
         self._poll = select.epoll()
         self._sockets: dict[int, tuple[socket.socket, LoadClient]] = {}
+        self._wheel: dict[int, list[LoadClient]] = {}
 
     async def open_call(
         self,
@@ -186,7 +202,9 @@ class Load:
         call enters at the best candidate of the answer, or at the relay ``enter``. Raises
         CallRefused, or trio.TooSlowError after ``CONNECT_SECONDS``.
         """
-        caller = Caller(self._certificate, now=trio.current_time())
+        caller = Caller(
+            self._certificate, now=trio.current_time(), frame_seconds=self._frame_seconds
+        )
         url = urljoin(http_url, "/v1/realtime/calls")
         headers = (("Content-Type", "application/sdp"), *headers)
         if api_key:
@@ -198,6 +216,7 @@ class Load:
         call = LoadClient(self, caller, urljoin(url, response.headers.get("location", "")))
         self.calls.append(call)
         call.send(checks)
+        self.schedule(call)
         with trio.fail_after(CONNECT_SECONDS):
             await call.wait_secured()
         return call
@@ -220,14 +239,24 @@ class Load:
 
     def forget(self, call: LoadClient) -> None:
         """Tick this call no more."""
+        call.tick_at = None
         if call in self.calls:
             self.calls.remove(call)
+
+    def schedule(self, call: LoadClient) -> None:
+        """Put a call into the bucket of its deadline, unless it stands in an earlier one."""
+        deadline = call.deadline
+        if deadline == inf:
+            return
+        tick = ceil(deadline / TICK)
+        if call.tick_at is None or tick < call.tick_at:
+            call.tick_at = tick
+            self._wheel.setdefault(tick, []).append(call)
 
     async def receive(self) -> None:
         """Receive for ever."""
         while True:
             await trio.lowlevel.wait_readable(self._poll.fileno())
-            now = trio.current_time()
             for fileno, _ in self._poll.poll(0, BATCH):
                 source, call = self._sockets.get(fileno, (None, None))
                 if source is None or call is None:
@@ -236,18 +265,22 @@ class Load:
                     datagram = source.recv(MAX_DATAGRAM)
                 except OSError:
                     continue
-                call.receive(source, datagram, now)
+                call.receive(source, datagram, trio.current_time())
 
     async def keep_time(self) -> None:
         """Tick for ever."""
         while True:
-            now = trio.current_time()
-            nearest = now + MAX_SLEEP
-            for call in tuple(self.calls):
-                if call.deadline <= now:
-                    call.tick(now)
-                nearest = min(nearest, call.deadline)
-            await trio.sleep_until(max(nearest, now + MIN_SLEEP))
+            self._turn(int(trio.current_time() / TICK))
+            latest = trio.current_time() + MAX_SLEEP
+            await trio.sleep_until(min(min(self._wheel, default=inf) * TICK, latest))
+
+    def _turn(self, current: int) -> None:
+        for tick in sorted(tick for tick in self._wheel if tick <= current):
+            for call in self._wheel.pop(tick):
+                if call.tick_at == tick:  # else it stands in an earlier one, or is closed
+                    call.tick_at = None
+                    call.tick(trio.current_time())
+                    self.schedule(call)
 
     def close(self) -> None:
         """End what is left and let go of the sockets."""
@@ -257,9 +290,12 @@ class Load:
 
 
 @asynccontextmanager
-async def open_load() -> AsyncGenerator[Load]:
-    """Run the two tasks while the block runs; all calls are closed at its end."""
-    load = Load()
+async def open_load(*, frame_seconds: float = FRAME_SECONDS) -> AsyncGenerator[Load]:
+    """Run the two tasks while the block runs; all calls are closed at its end.
+
+    One packet holds ``frame_seconds`` of audio: 0.01, 0.02, 0.04 or 0.06.
+    """
+    load = Load(frame_seconds=frame_seconds)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(load.receive)

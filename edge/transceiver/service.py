@@ -21,7 +21,7 @@ import trio
 
 from edge.address import Address, mask_address
 from edge.backends.protocol import AudioFormat, Backend, Call
-from edge.config import TransceiverConfig
+from edge.config import AudioConfig, TransceiverConfig
 from edge.datagram import Datagrams
 from edge.errors import Drop, EndReason, RemoteProtocolError
 from edge.geo import Place, pick
@@ -94,6 +94,7 @@ class Transceiver:
         backend: Backend,
         certificate: DtlsCertificate,
         config: TransceiverConfig,
+        audio: AudioConfig | None = None,
         environment: Environment,
         observe_setup: Callable[[float], None] = lambda seconds: None,
         observe_round_trip: Callable[[float], None] = lambda seconds: None,
@@ -110,6 +111,7 @@ class Transceiver:
         self._backend = backend
         self._certificate = certificate
         self._config = config
+        self._audio = audio or AudioConfig()
         self._environment = environment
         self._observe_setup = observe_setup
         self._observe_round_trip = observe_round_trip
@@ -143,14 +145,12 @@ class Transceiver:
         """
         await trio.lowlevel.checkpoint()
         relays = self._admit()
-        negotiated = negotiate(decode_offer(offer))
+        negotiated = negotiate(decode_offer(offer), red=self._audio.red)
         token = self._seal_token()
         credentials = IceCredentials(token, b32encode(self._environment.entropy(20)).decode())
-        call = Call(
-            "rtc_" + self._environment.entropy(16).hex(),
-            AudioFormat(negotiated.audio.name, negotiated.audio.clock_rate),
-        )
-        opened, ssrc = self._make_session(call, negotiated, credentials)
+        codec = AudioFormat(negotiated.audio.name, negotiated.audio.clock_rate)
+        call = Call("rtc_" + self._environment.entropy(16).hex(), self._backend.wants(codec))
+        opened, ssrc = self._make_session(call, codec, negotiated, credentials)
         best = pick(relays, place, cluster=self._cluster, session=call.session)
         answer = encode_answer(
             negotiated,
@@ -210,7 +210,7 @@ class Transceiver:
         return self._sealer.seal(self.slot, self._cluster, expiry, self._nonce)
 
     def _make_session(
-        self, call: Call, negotiated: Negotiated, credentials: IceCredentials
+        self, call: Call, codec: AudioFormat, negotiated: Negotiated, credentials: IceCredentials
     ) -> tuple[Session, int]:
         now = self._environment.clock()
         entropy = self._environment.entropy
@@ -245,6 +245,7 @@ class Transceiver:
                 cname=call.session,
                 ntp_offset=self._environment.unix() - now,
                 now=now,
+                red_payload_type=None if negotiated.red is None else negotiated.red.payload_type,
             ),
         )
         session = Session(
@@ -253,10 +254,13 @@ class Transceiver:
             self._backend,
             self._pacer,
             self._datagrams.send_framed,
+            codec=codec,
+            audio=self._audio,
             clock=self._environment.clock,
             limits=SessionLimits(
                 setup_seconds=self._config.setup_timeout_seconds,
                 session_seconds=self._config.max_session_seconds,
+                idle_seconds=self._config.max_idle_seconds,
                 playout_seconds=self._config.playout_queue_seconds,
             ),
             sends=negotiated.sends,
@@ -280,6 +284,7 @@ class Transceiver:
         while True:
             batch = await self._datagrams.receive_batch()
             now = self._environment.clock()
+            self._datagrams.hold()
             for datagram, source in batch:
                 try:
                     self._dispatch(datagram, source, now)
@@ -288,6 +293,7 @@ class Transceiver:
                 except Exception:
                     self.drops[Drop.BUG] += 1
                     log.exception("bug in the datagram dispatch")
+            self._datagrams.flush()
 
     def _dispatch(self, datagram: bytes, relay: Address, now: float) -> None:
         if not self._directory.is_relay(relay):

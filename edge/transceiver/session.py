@@ -14,12 +14,16 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final, assert_never
 
+import msgspec
 import structlog
 import trio
 
 from edge.address import Address
-from edge.backends.protocol import AudioFrame, Backend, Call
-from edge.errors import Drop, EndReason, RemoteProtocolError
+from edge.audio.listener import Listener
+from edge.backends.protocol import AudioFormat, Backend, Call, CallQuality
+from edge.config import AudioConfig
+from edge.errors import BackendError, Drop, EndReason
+from edge.transceiver.events import EventChannel
 from edge.transceiver.playout import Pacer, Playout
 from edge.webrtc.outputs import (
     AudioReceived,
@@ -31,11 +35,11 @@ from edge.webrtc.outputs import (
     Transmit,
 )
 from edge.webrtc.peer import Peer
-from edge.wire.opus import opus_duration
+from edge.wire.demux import is_rtp
 from edge.wire.spp import Path
 
-MAX_G711_SECONDS: Final = 0.2
-"""The longest packet that a receiver of G.711 should accept; RFC 3551, section 4.2."""
+IDLE_CHECKS: Final = 8
+"""How often in its limit a session looks whether anybody has spoken."""
 
 log = structlog.get_logger()
 
@@ -45,10 +49,14 @@ SendFramed = Callable[[Path, bytes, Address], bool]
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """How long a session may take to connect and may last, in seconds; its playout bound."""
+    """How long a session may take to connect, may last and may be silent; its playout bound.
+
+    All in seconds.
+    """
 
     setup_seconds: float
     session_seconds: float
+    idle_seconds: float
     playout_seconds: float
 
 
@@ -73,6 +81,8 @@ class Session:
         pacer: Pacer,
         send: SendFramed,
         *,
+        codec: AudioFormat,
+        audio: AudioConfig,
         clock: Callable[[], float],
         limits: SessionLimits,
         sends: bool = True,
@@ -81,6 +91,7 @@ class Session:
     ) -> None:
         self.call = call
         self.peer = peer
+        self.events = EventChannel()
         self.times = SessionTimes(opened=clock())
         self.reason: EndReason | None = None
         self.relays: dict[Path, Address] = {}
@@ -94,11 +105,22 @@ class Session:
         self._playout = Playout(
             pacer,
             self._play,
-            clock_rate=call.audio.clock_rate,
+            codec=codec,
+            wanted=call.audio,
             media_time=lambda now: peer.media.media_time(now=now),
             queue_seconds=limits.playout_seconds,
+            fade_seconds=audio.fade_seconds,
+            quality=self.quality,
         )
-        self._conversation = backend.open(call, self._playout)
+        self._conversation = backend.open(call, self._playout, self.events)
+        self._listener = Listener(
+            codec=codec,
+            wanted=call.audio,
+            hear=self._conversation.hear,
+            pacer=pacer,
+            settings=audio,
+            fail=self._fail_by_bug,
+        )
         self._drops: Counter[Drop] = Counter()
         self._scope = trio.CancelScope()
         self._timer = trio.CancelScope()
@@ -107,21 +129,44 @@ class Session:
     def receive(self, datagram: bytes, path: Path, relay: Address, *, now: float) -> None:
         """Take a datagram that ``relay`` brought from ``path``; never raises."""
         try:
+            if is_rtp(datagram):
+                self._receive_rtp(datagram, path, relay, now)
+                return
             outputs = self.peer.receive(datagram, path, now=now)
             if self.relays.get(path) != relay:
                 self._learn_relay(path, relay, now)
             self._carry_out(outputs)
         except Exception:
             self._fail_by_bug()
-        # Media, which is most of what comes, moves no deadline; to ask takes 0.5 us.
-        if datagram[:1] < b"\x80" and self.peer.deadline < self._timer.deadline:
+        if self.peer.deadline < self._timer.deadline:
             self._timer.deadline = self.peer.deadline
 
     def end(self, reason: EndReason) -> None:
-        """End the session; the first reason given stands."""
+        """End the session; the first reason given stands. Both sides' events tell it."""
         if self.reason is None:
             self.reason = reason
+            self._tell_end(reason)
         self._scope.cancel()
+
+    def receive_event(self, event: bytes) -> None:
+        """Take an event for the backend from whoever holds the event channel; never raises."""
+        try:
+            self._conversation.receive_event(event)
+        except Exception:
+            self._fail_by_bug()
+
+    def quality(self) -> CallQuality:
+        """How the network treats the session now."""
+        media, heard = self.peer.media.statistics(), self._listener.statistics()
+        return CallQuality(
+            round_trip=media.round_trip_time,
+            jitter=media.jitter,
+            lost=media.lost,
+            concealed=heard.concealed,
+            delay=heard.delay,
+            remote_jitter=media.remote_jitter,
+            remote_fraction_lost=media.remote_fraction_lost,
+        )
 
     async def run(self) -> EndReason:
         """Serve the session until something ends it; being cancelled from outside is SHUTDOWN."""
@@ -134,9 +179,9 @@ class Session:
         except* Exception:  # also out of a group with the Cancelled of those around us
             self._fail_by_bug()
         finally:
-            self.reason = self.reason or EndReason.SHUTDOWN
+            self.end(EndReason.SHUTDOWN)  # unless there is a reason already
             self._say_goodbye()
-        return self.reason
+        return self.reason or EndReason.SHUTDOWN
 
     def drops(self) -> Counter[Drop]:
         """What this session discarded so far, by cause."""
@@ -144,8 +189,18 @@ class Session:
             self._drops
             + self.peer.statistics().drops
             + self._playout.drops
+            + self._listener.drops
             + self._conversation.drops
+            + self.events.drops
         )
+
+    def _receive_rtp(self, datagram: bytes, path: Path, relay: Address, now: float) -> None:
+        """Most of what comes: it has one output at most, and moves no deadline."""
+        audio = self.peer.receive_rtp(datagram, path, now=now)
+        if self.relays.get(path) != relay:
+            self._learn_relay(path, relay, now)
+        if audio is not None:
+            self._hear(audio)
 
     def _learn_relay(self, path: Path, relay: Address, now: float) -> None:
         # A relay that came back with another internal port serves its flows at once. It is
@@ -181,22 +236,10 @@ class Session:
             self._send(path, data, relay)
 
     def _hear(self, audio: AudioReceived) -> None:
+        now = self._clock()
         if self.times.first_audio == inf:
-            self.times.first_audio = self._clock()
-        try:
-            duration = self._duration(audio.payload)
-        except RemoteProtocolError as error:
-            self._drops[error.drop] += 1
-            return
-        self._conversation.hear(AudioFrame(audio.payload, duration, audio.timestamp))
-
-    def _duration(self, payload: bytes) -> float:
-        if self.call.audio.name == "opus":
-            return opus_duration(payload)
-        duration = len(payload) / self.call.audio.clock_rate  # G.711: one byte a sample
-        if not 0.0 < duration <= MAX_G711_SECONDS:
-            raise RemoteProtocolError("G.711 packet of no or more than 200 ms")
-        return duration
+            self.times.first_audio = now
+        self._listener.receive(audio, now=now)
 
     def _play(self, payload: bytes, timestamp: int, marker: bool, now: float) -> None:
         if not self._sends:  # the client does not listen; its backend is paced all the same
@@ -224,6 +267,10 @@ class Session:
         await self._connected.wait()
         try:
             await self._conversation.run()
+        except* BackendError as group:
+            error = str(group.exceptions[0])
+            log.warning("backend failed", session=self.call.session, error=error)
+            self.end(EndReason.BACKEND_FAILED)
         except* Exception:
             log.exception("backend failed", session=self.call.session)
             self.end(EndReason.BACKEND_FAILED)
@@ -235,10 +282,34 @@ class Session:
             await self._connected.wait()
         if not self._connected.is_set():
             self.end(EndReason.NEVER_CONNECTED)
-        await trio.sleep(self._limits.session_seconds)
+        with trio.move_on_after(self._limits.session_seconds):
+            await self._wait_idle()
+            self.end(EndReason.IDLE)
         self.end(EndReason.MAX_DURATION)
 
+    async def _wait_idle(self) -> None:
+        """Wait until neither the client nor the backend has sent audio for the idle limit."""
+        spoken, since = self._spoken(), self._clock()
+        while self._clock() - since < self._limits.idle_seconds:
+            await trio.sleep(self._limits.idle_seconds / IDLE_CHECKS)
+            if self._spoken() != spoken:
+                spoken, since = self._spoken(), self._clock()
+
+    def _spoken(self) -> tuple[int, int]:
+        media = self.peer.media.statistics()
+        return media.packets_received, media.packets_sent
+
+    def _tell_end(self, reason: EndReason) -> None:
+        event = msgspec.json.encode({"type": "session.ended", "reason": reason.value})
+        if self.events.is_held:
+            self.events.send_event(event)
+        try:
+            self._conversation.receive_event(event)
+        except Exception:
+            log.exception("backend failed", session=self.call.session)
+
     def _say_goodbye(self) -> None:
+        self._listener.close()
         self._playout.close()
         try:
             self._carry_out(self.peer.close(now=self._clock()))

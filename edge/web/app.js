@@ -2,6 +2,7 @@
 
 import { Call, INSECURE, STEPS } from "./call.js";
 import { Loudness, Meter, Plot, Wave } from "./draw.js";
+import { TURNS, Turns } from "./turns.js";
 
 const MEASURE_MS = 500;
 const FRAME_MS = 30;
@@ -24,6 +25,7 @@ const plots = {
   roundTripTime: new Plot($("rtt-plot"), { least: 5, size: PLOT_POINTS }),
   jitter: new Plot($("jitter-plot"), { least: 5, size: PLOT_POINTS }),
   loss: new Plot($("loss-plot"), { least: 5, size: PLOT_POINTS }),
+  delay: new Plot($("delay-plot"), { least: 50, size: PLOT_POINTS }),
 };
 const wave = new Wave($("wave"));
 const meters = {
@@ -33,6 +35,7 @@ const meters = {
 
 let call = new Call();
 let loudness = {};
+let turns = new Turns();
 let context = null;
 let lastFrame = 0;
 
@@ -47,6 +50,9 @@ window.edge = {
   get stats() {
     return call.stats;
   },
+  get turn() {
+    return { now: turns.turn, interruptions: turns.interruptions };
+  },
   get call() {
     return { id: call.id, ice: call.ice, dtls: call.dtls, error: call.error?.message ?? null };
   },
@@ -57,6 +63,7 @@ function start() {
   context.resume();
   call = new Call($("key").value.trim());
   loudness = {};
+  turns = new Turns();
   for (const plot of Object.values(plots)) plot.values = [];
   call.addEventListener("change", render);
   call.start();
@@ -80,6 +87,7 @@ function render() {
     $("voice").srcObject = null;
   }
   setText("state", STATES[state]);
+  $("turn").hidden = state !== "connected";
   setText("talk-label", LIVE.includes(state) ? "Hang up" : INVITATIONS[state]);
   setBadge("ice", call.ice);
   setBadge("dtls", call.dtls);
@@ -117,20 +125,22 @@ function showError(message, needsKey) {
 }
 
 function renderSetup(setup) {
-  const total = Math.max(1, ...STEPS.map((step) => setup[step] ?? 0));
+  // The first audio may wait for the first question: beyond the last step its bar is cut.
+  const connected = Math.max(1, ...STEPS.slice(0, -1).map((step) => setup[step] ?? 0));
+  const total = Math.min(Math.max(connected, setup.audio ?? 0), connected * 2);
   let begin = 0;
   for (const step of STEPS) {
     const end = setup[step];
     const row = document.querySelector(`#waterfall [data-step=${step}]`);
     const bar = row.querySelector("b");
-    const from = Math.min(begin, end ?? 0);
+    const from = Math.min(begin, end ?? 0, total);
     row.classList.toggle("done", end !== null);
     bar.style.left = `${(100 * from) / total}%`;
-    bar.style.width = end === null ? "0" : `${(100 * (end - from)) / total}%`;
+    bar.style.width = end === null ? "0" : `${(100 * (Math.min(end, total) - from)) / total}%`;
     row.querySelector("output").textContent = end === null ? "–" : `${format(end - from)} ms`;
     begin = Math.max(begin, end ?? begin);
   }
-  $("setup-total").firstElementChild.textContent = format(setup.audio);
+  $("setup-total").firstElementChild.textContent = format(setup.dtls);
 }
 
 function format(value) {
@@ -147,9 +157,12 @@ async function measure() {
     setText("rtt", format(heard.roundTripTime));
     setText("jitter", format(heard.jitter));
     setText("loss", format(heard.loss));
+    setText("delay", format(heard.delay));
     setText("media", [stats.codec, stats.srtpCipher].filter(Boolean).join(", ") || "–");
     setText("sent", String(stats.packetsSent ?? "–"));
     setText("received", String(stats.packetsReceived ?? "–"));
+    setText("concealed", stats.concealed == null ? "–" : `${stats.concealed.toFixed(2)} s`);
+    setText("interruptions", String(turns.interruptions));
   }
   renderClock();
   if (atRest()) wave.draw(performance.now());
@@ -169,6 +182,9 @@ function frame(now) {
   const [you, back] = [loudness.you?.read() ?? 0, loudness.back?.read() ?? 0];
   meters.you.show(you);
   meters.back.show(back);
+  turns.add(now, you, back);
+  setText("turn", TURNS[turns.turn]);
+  $("turn").dataset.turn = turns.turn;
   wave.add(now, you, back);
   wave.draw(now);
 }

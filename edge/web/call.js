@@ -2,6 +2,7 @@
 
 const CALLS = "/v1/realtime/calls";
 const AUDIO_POLL_MS = 10;
+const CLOCK_RATE = 48000; // of decoded samples in getStats()
 
 // The setup's steps in order; each is reached at so many milliseconds after the microphone opened.
 export const STEPS = ["offer", "answer", "ice", "dtls", "audio"];
@@ -250,12 +251,28 @@ function summary(reports, before) {
     roundTripTime: seconds === undefined ? null : seconds * 1000,
     jitter: inbound.jitter === undefined ? null : inbound.jitter * 1000,
     loss: lossPercent(received, lost, before),
+    delay: bufferDelay(inbound, before),
+    bufferSeconds: inbound.jitterBufferDelay ?? 0,
+    bufferSamples: inbound.jitterBufferEmittedCount ?? 0,
+    concealed: madeUp(inbound) / CLOCK_RATE,
     totalAudioEnergy: inbound.totalAudioEnergy ?? 0,
     totalSamplesReceived: inbound.totalSamplesReceived ?? 0,
     concealedSamples: inbound.concealedSamples ?? 0,
     codec: codec.mimeType?.replace("audio/", "").replace("opus", "Opus") ?? "",
     srtpCipher: transport.srtpCipher?.replace("SRTP_", "") ?? "",
   };
+}
+
+// Silence that was made up while nobody spoke is no harm.
+function madeUp({ concealedSamples = 0, silentConcealedSamples = 0 }) {
+  return concealedSamples - silentConcealedSamples;
+}
+
+// What one sample waited in the jitter buffer since the last reading, on average.
+function bufferDelay(inbound, before) {
+  const samples = (inbound.jitterBufferEmittedCount ?? 0) - (before.bufferSamples ?? 0);
+  if (samples <= 0) return null;
+  return (1000 * (inbound.jitterBufferDelay - (before.bufferSeconds ?? 0))) / samples;
 }
 
 function lossPercent(received, lost, before) {

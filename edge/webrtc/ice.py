@@ -181,6 +181,10 @@ class IceLite:
         """Whether a valid check came from ``path`` and it was not evicted since."""
         return path in self._paths
 
+    def state(self, path: Path) -> PathState | None:
+        """What is known of a path; for the hot path, which notes there what ``heard`` would."""
+        return self._paths.get(path)
+
     def heard_at(self, path: Path) -> float:
         """When something authentic last came from ``path``; ``-math.inf`` for an unknown one."""
         state = self._paths.get(path)

@@ -72,16 +72,27 @@ class MediaSnapshot(msgspec.Struct, frozen=True):
     heard_ssrc: int | None
     round_trip_time: float | None
     remote_report: tuple[float, float, int] | None
+    red_payload_type: int | None = None
 
 
 class Media:
     """One outgoing stream, what is heard of the remote ones, and the reports on both.
 
-    ``ntp_offset`` is Unix time minus ``now``.
+    ``ntp_offset`` is Unix time minus ``now``; ``red_payload_type`` that of redundant audio, which
+    only the peer sends.
     """
 
-    def __init__(self, stream: SendStream, *, cname: str, now: float, ntp_offset: float) -> None:
+    def __init__(
+        self,
+        stream: SendStream,
+        *,
+        cname: str,
+        now: float,
+        ntp_offset: float,
+        red_payload_type: int | None = None,
+    ) -> None:
         self.stream = stream
+        self.red_payload_type = red_payload_type
         self.cname = cname
         self.ntp_offset = ntp_offset
         self.logs: dict[int, ReceiveLog] = {}
@@ -115,7 +126,7 @@ class Media:
     ) -> None:
         """Note an authentic packet with ``size`` payload bytes."""
         log = self.logs.get(ssrc) or self._new_log(ssrc, index)
-        same_clock = payload_type == self.stream.payload_type
+        same_clock = payload_type in (self.stream.payload_type, self.red_payload_type)
         log.receive(index, timestamp if same_clock else None, size, time=now + self.ntp_offset)
         self.heard_ssrc = ssrc
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from edge.errors import EndReason
+from edge.wire.red import RedBlock
 from edge.wire.spp import Path
 
 
@@ -39,13 +40,15 @@ class AudioReceived(msgspec.Struct, frozen=True, gc=False):
     """One RTP packet of the negotiated audio stream.
 
     ``timestamp`` counts in units of the codec's clock; ``sequence`` is the extended
-    (roll-over counted) sequence number.
+    (roll-over counted) sequence number. ``redundant`` repeats the packets right before it, the
+    last block the last one, where redundant audio was negotiated (RFC 2198).
     """
 
     payload: bytes
     sequence: int
     timestamp: int
     marker: bool
+    redundant: tuple[RedBlock, ...] = ()
 
     def __repr__(self) -> str:
         return f"AudioReceived({len(self.payload)} bytes, sequence={self.sequence})"

@@ -29,7 +29,7 @@ from edge.webrtc.dtls_outputs import (
     DtlsOutput,
     DtlsTransmit,
 )
-from edge.webrtc.ice import IceLite, IceSnapshot
+from edge.webrtc.ice import AMPLIFICATION_LIMIT, IceLite, IceSnapshot, PathState
 from edge.webrtc.keys import SrtpKeys
 from edge.webrtc.media import Media, MediaSnapshot, MediaStatistics
 from edge.webrtc.outputs import (
@@ -43,8 +43,8 @@ from edge.webrtc.outputs import (
 )
 from edge.webrtc.srtp import SrtpReceiver, SrtpReceiverSnapshot, SrtpSender, SrtpSenderSnapshot
 from edge.wire.demux import Kind, classify
+from edge.wire.red import decode_red
 from edge.wire.rtcp import decode_rtcp
-from edge.wire.rtp import parse_header
 from edge.wire.spp import Path
 
 
@@ -107,14 +107,15 @@ class Peer:
         kind = classify(datagram)
         if kind is Kind.STUN:
             return self._receive_stun(datagram, path, now)
+        if kind is Kind.RTP:
+            audio = self.receive_rtp(datagram, path, now=now)
+            return [] if audio is None else [audio]
         if not self.ice.knows(path):
             self._drops[Drop.UNKNOWN_PATH] += 1
             return []
         self.ice.heard(path, len(datagram), authenticated=False, now=now)
         try:
             match kind:
-                case Kind.RTP:
-                    return self._receive_rtp(datagram, path, now)
                 case Kind.RTCP:
                     return self._receive_rtcp(datagram, path, now)
                 case Kind.DTLS:
@@ -127,6 +128,21 @@ class Peer:
         except RemoteProtocolError as error:
             self._drops[error.drop] += 1
             return []
+
+    def receive_rtp(self, datagram: bytes, path: Path, *, now: float) -> AudioReceived | None:
+        """Take one datagram that ``is_rtp``: ``receive`` without its list, for the hot path."""
+        if self.ended:
+            return None
+        state = self.ice.state(path)
+        if state is None:
+            self._drops[Drop.UNKNOWN_PATH] += 1
+            return None
+        state.budget += AMPLIFICATION_LIMIT * len(datagram)
+        try:
+            return self._open_rtp(datagram, state, now)
+        except RemoteProtocolError as error:
+            self._drops[error.drop] += 1
+            return None
 
     def send_audio(
         self, payload: bytes, *, timestamp: int, marker: bool, now: float
@@ -143,7 +159,7 @@ class Peer:
             return None
         header, index = self.media.send_rtp(len(payload), timestamp, marker, now=now)
         packet = self._sender.protect_rtp(header, payload, index=index)
-        return Transmit(path, packet) if self._allow(path, packet) else None
+        return Transmit(path, packet) if self.ice.allow(path, len(packet)) else None
 
     def tick(self, *, now: float) -> list[PeerOutput]:
         """Do what is due at ``now``: retransmissions, consent, reports."""
@@ -216,16 +232,28 @@ class Peer:
     def _receive_stun(self, datagram: bytes, path: Path, now: float) -> list[PeerOutput]:
         return self._follow_ice(self.ice.receive(datagram, path, now=now), now)
 
-    def _receive_rtp(self, datagram: bytes, path: Path, now: float) -> list[PeerOutput]:
+    def _open_rtp(self, datagram: bytes, state: PathState, now: float) -> AudioReceived:
         if self._receiver is None:
             raise RemoteProtocolError("media before the handshake", Drop.NOT_READY)
-        packet, index = self._receiver.unprotect_rtp(datagram)
-        self.ice.heard(path, 0, now=now)
-        payload_type, marker, _, timestamp, ssrc, start, end = parse_header(packet)
-        self.media.receive_rtp(index, timestamp, payload_type, ssrc, end - start, now=now)
-        if payload_type != self.media.stream.payload_type:
+        payload, index, second, timestamp, ssrc = self._receiver.unprotect_media(datagram)
+        state.heard = now
+        media, payload_type, marker = self.media, second & 0x7F, second > 0x7F
+        media.receive_rtp(index, timestamp, payload_type, ssrc, len(payload), now=now)
+        if payload_type != media.stream.payload_type:
+            return self._read_red(payload, index, timestamp, marker, payload_type)
+        return AudioReceived(payload, index, timestamp, marker)
+
+    def _read_red(
+        self, payload: bytes, index: int, timestamp: int, marker: bool, payload_type: int
+    ) -> AudioReceived:
+        if payload_type != self.media.red_payload_type:
             raise RemoteProtocolError("payload type not negotiated", Drop.UNEXPECTED_PAYLOAD)
-        return [AudioReceived(packet[start:end], index, timestamp, marker)]
+        *redundant, primary = decode_red(payload)
+        if any(
+            block.payload_type != self.media.stream.payload_type for block in (primary, *redundant)
+        ):
+            raise RemoteProtocolError("RED of another codec", Drop.UNEXPECTED_PAYLOAD)
+        return AudioReceived(primary.payload, index, timestamp, marker, tuple(redundant))
 
     def _receive_rtcp(self, datagram: bytes, path: Path, now: float) -> list[PeerOutput]:
         if self._receiver is None:

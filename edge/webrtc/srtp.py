@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 
 from edge.errors import Drop, LocalProtocolError, RemoteProtocolError
 from edge.webrtc.keys import SrtpProfile
-from edge.wire.rtp import header_length
+from edge.wire.rtp import header_length, strip_padding
 
 MAX_INDEX: Final = 2**48 - 1  # packets under one key; RFC 3711, 9.2
 MAX_RTCP_INDEX: Final = 2**31 - 1
@@ -47,6 +47,7 @@ _ENCRYPTED: Final = 1 << 31  # the E flag above an SRTCP index
 # Key derivation labels; RFC 3711, 4.3.1 and 4.3.2.
 _RTP_KEY, _RTP_AUTH, _RTP_SALT, _RTCP_KEY, _RTCP_AUTH, _RTCP_SALT = range(6)
 
+_RTP_HEADER: Final = Struct(">BBHII")
 _RTP_IDS: Final = Struct(">2xH4xI")  # sequence number, SSRC
 _RTCP_SSRC: Final = Struct(">4xI")
 _WORD: Final = Struct(">I")
@@ -70,7 +71,8 @@ class AeadGcm:
     index_end: Final = 0
 
     def __init__(self, key: bytes, salt: bytes) -> None:
-        self._gcm = AESGCM(key)
+        cipher = AESGCM(key)
+        self._encrypt, self._decrypt = cipher.encrypt, cipher.decrypt
         self._salt = int.from_bytes(salt, "big")
 
     def _iv(self, ssrc: int, index: int) -> bytes:
@@ -78,13 +80,14 @@ class AeadGcm:
 
     def seal_rtp(self, header: bytes, payload: bytes, ssrc: int, index: int) -> bytes:
         """One SRTP packet."""
-        return header + self._gcm.encrypt(self._iv(ssrc, index), payload, header)
+        iv = ((ssrc << 48 | index) ^ self._salt).to_bytes(12, "big")
+        return header + self._encrypt(iv, payload, header)
 
     def open_rtp(self, packet: bytes, offset: int, ssrc: int, index: int) -> bytes | None:
-        """The RTP packet whose header takes ``offset`` bytes; None if not authentic."""
-        header = packet[:offset]
+        """What follows the ``offset`` bytes of header, in plain; None if not authentic."""
+        iv = ((ssrc << 48 | index) ^ self._salt).to_bytes(12, "big")
         try:
-            return header + self._gcm.decrypt(self._iv(ssrc, index), packet[offset:], header)
+            return self._decrypt(iv, packet[offset:], packet[:offset])
         except InvalidTag:
             return None
 
@@ -92,13 +95,13 @@ class AeadGcm:
         """One SRTCP packet."""
         header, word = compound[:_RTCP_HEADER_BYTES], _WORD.pack(_ENCRYPTED | index)
         body = compound[_RTCP_HEADER_BYTES:]
-        return header + self._gcm.encrypt(self._iv(ssrc, index), body, header + word) + word
+        return header + self._encrypt(self._iv(ssrc, index), body, header + word) + word
 
     def open_rtcp(self, packet: bytes, ssrc: int, index: int) -> bytes | None:
         """The RTCP compound; None if not authentic."""
         header, body, word = packet[:_RTCP_HEADER_BYTES], packet[8:-4], packet[-4:]
         try:
-            return header + self._gcm.decrypt(self._iv(ssrc, index), body, header + word)
+            return header + self._decrypt(self._iv(ssrc, index), body, header + word)
         except InvalidTag:
             return None
 
@@ -133,11 +136,11 @@ class CounterModeHmac:
         return sealed + self._tag(sealed + _WORD.pack(index >> 16))
 
     def open_rtp(self, packet: bytes, offset: int, ssrc: int, index: int) -> bytes | None:
-        """The RTP packet whose header takes ``offset`` bytes; None if not authentic."""
+        """What follows the ``offset`` bytes of header, in plain; None if not authentic."""
         sealed = packet[:-10]
         if not compare_digest(self._tag(sealed + _WORD.pack(index >> 16)), packet[-10:]):
             return None
-        return sealed[:offset] + self._crypt(sealed[offset:], ssrc, index)
+        return self._crypt(sealed[offset:], ssrc, index)
 
     def seal_rtcp(self, compound: bytes, ssrc: int, index: int) -> bytes:
         """One SRTCP packet."""
@@ -314,27 +317,63 @@ class SrtpReceiver:
 
         RemoteProtocolError with drop REPLAY, BAD_AUTH, MALFORMED or TABLE_FULL.
         """
-        transform = self._rtp_transform
         offset = header_length(packet)
-        if len(packet) < offset + transform.tag_bytes:
+        if len(packet) < offset + self._rtp_transform.tag_bytes:
             raise RemoteProtocolError("SRTP packet without its tag")
         sequence, ssrc = _RTP_IDS.unpack_from(packet)
+        payload, index = self._open_rtp(packet, offset, sequence, ssrc)
+        return packet[:offset] + payload, index
+
+    def unprotect_media(self, packet: bytes) -> tuple[bytes, int, int, int, int]:
+        """A packet's payload without padding, its index, second byte, timestamp and SSRC.
+
+        The second byte holds marker and payload type. This is ``unprotect_rtp`` for the hot path:
+        the header is read once, and what is usual is done in place. Raises as it does.
+        """
+        transform = self._rtp_transform
+        size = len(packet) - transform.tag_bytes
+        if size < 12:
+            raise RemoteProtocolError("SRTP packet is cut short")
+        first, second, sequence, timestamp, ssrc = _RTP_HEADER.unpack_from(packet)
+        if first == 0x90:  # one extension block, as browsers send
+            offset = 16 + 4 * (packet[14] << 8 | packet[15])
+        else:
+            offset = 12 if first == 0x80 else header_length(packet)
+        if size < offset:
+            raise RemoteProtocolError("SRTP packet without its tag")
+        window = self._rtp.get(ssrc)
+        index = -1 if window is None else window.highest + 1
+        if window is None or sequence != index & 0xFFFF or index > MAX_INDEX or self._unconfirmed:
+            payload, index = self._open_rtp(packet, offset, sequence, ssrc)
+        else:  # the next one of a source that is known
+            opened = transform.open_rtp(packet, offset, ssrc, index)
+            if opened is None:
+                raise _refused(accepted=True)
+            payload = opened
+            window.seen = (window.seen << 1 | 1) & _WINDOW_MASK
+            window.highest = index
+        if first & 0x20:
+            payload = strip_padding(payload)
+        return payload, index, second, timestamp, ssrc
+
+    def _open_rtp(self, packet: bytes, offset: int, sequence: int, ssrc: int) -> tuple[bytes, int]:
+        transform = self._rtp_transform
         window = self._rtp.get(ssrc)
         if window is None:
             window, index = self._new_window(self._rtp), sequence
         else:
             index = window.estimate(sequence)
         accepted = window.accepts(index)
-        plain = transform.open_rtp(packet, offset, ssrc, index) if accepted else None
-        if plain is None and ssrc in self._unconfirmed and window.accepts(index + 0x10000):
+        payload = transform.open_rtp(packet, offset, ssrc, index) if accepted else None
+        if payload is None and ssrc in self._unconfirmed and window.accepts(index + 0x10000):
             index += 0x10000
-            plain = transform.open_rtp(packet, offset, ssrc, index)
-        if plain is None:
+            payload = transform.open_rtp(packet, offset, ssrc, index)
+        if payload is None:
             raise _refused(accepted)
         window.add(index)
         self._rtp[ssrc] = window
         self._unconfirmed.discard(ssrc)
-        return plain, index
+        return payload, index
 
     def unprotect_rtcp(self, packet: bytes) -> bytes:
         """The RTCP compound in plain; RemoteProtocolError as for RTP."""

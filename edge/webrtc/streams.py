@@ -171,7 +171,11 @@ class ReceiveLog:
 
     def receive(self, index: int, timestamp: int | None, size: int, *, time: float) -> None:
         """Note a packet; without a timestamp (another clock) it does not touch the jitter."""
-        self._note_index(index)
+        if index == self.highest + 1:  # as is usual
+            self.seen = (self.seen << 1 | 1) & _REORDER_MASK
+            self.highest = index
+        else:
+            self._note_index(index)
         self.received += 1
         self.octets += size
         if timestamp is not None:

@@ -35,6 +35,11 @@ def _kind_of_first_byte(first: int) -> Kind:
 _KINDS: Final = tuple(_kind_of_first_byte(first) for first in range(256))
 
 
+def is_rtp(datagram: bytes) -> bool:
+    """Whether ``classify`` says RTP."""
+    return len(datagram) > 1 and 128 <= datagram[0] <= 191 and not 192 <= datagram[1] <= 223
+
+
 def classify(datagram: bytes) -> Kind:
     """Return the kind of a datagram; never raises."""
     if not datagram:

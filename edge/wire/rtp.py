@@ -73,11 +73,16 @@ def parse_header(packet: bytes) -> tuple[int, bool, int, int, int, int, int]:
     first, second, sequence, timestamp, ssrc = _HEADER.unpack_from(packet)
     end = len(packet)
     if first & 0x20:
-        padding = packet[-1]
-        end -= padding
-        if padding == 0 or end < start:
-            raise RemoteProtocolError("RTP padding overruns the payload")
+        end = start + len(strip_padding(packet[start:]))
     return second & 0x7F, second > 0x7F, sequence, timestamp, ssrc, start, end
+
+
+def strip_padding(payload: bytes) -> bytes:
+    """Cut off what the last byte counts; RemoteProtocolError when that is impossible."""
+    padding = payload[-1] if payload else 0
+    if not 0 < padding <= len(payload):
+        raise RemoteProtocolError("RTP padding overruns the payload")
+    return payload[:-padding]
 
 
 def build_header(

@@ -64,12 +64,17 @@ class Negotiated:
     receives: bool
     remote_ssrcs: frozenset[int]
     offer: Offer = field(repr=False)
+    red: Codec | None = None
+    """Redundant audio of the codec (RFC 2198), which we prefer to receive and never send."""
 
 
-def negotiate(offer: Offer, *, codecs: Sequence[str] = DEFAULT_CODECS) -> Negotiated:
+def negotiate(
+    offer: Offer, *, codecs: Sequence[str] = DEFAULT_CODECS, red: bool = False
+) -> Negotiated:
     """Choose the audio section, codec and DTLS role; ``codecs`` in our order of preference.
 
-    Raises RemoteProtocolError with a sentence that says what the offer lacks.
+    ``red`` asks for redundant audio where it is offered. Raises RemoteProtocolError with a sentence
+    that says what the offer lacks.
     """
     if offer.ice_lite:
         raise RemoteProtocolError("the offer is ICE-lite and so are we: one side must send checks")
@@ -92,6 +97,7 @@ def negotiate(offer: Offer, *, codecs: Sequence[str] = DEFAULT_CODECS) -> Negoti
         receives=section.direction in (Direction.SENDRECV, Direction.SENDONLY),
         remote_ssrcs=section.ssrcs,
         offer=offer,
+        red=_choose_red(section, audio) if red else None,
     )
 
 
@@ -160,6 +166,20 @@ def _choose_codec(section: MediaSection, codecs: Sequence[str]) -> Codec | None:
                 and codec.payload_type not in _RTCP_TYPES
             ):
                 return replace(codec, name=name)
+    return None
+
+
+def _choose_red(section: MediaSection, audio: Codec) -> Codec | None:
+    """RED with blocks of the codec alone: the fmtp lists their types, "111/111"; RFC 2198, 5."""
+    for codec in section.codecs:
+        blocks = codec.parameters[0][0].split("/") if codec.parameters else []
+        if (
+            codec.name.lower() == "red"
+            and (codec.clock_rate, codec.channels) == (audio.clock_rate, audio.channels)
+            and codec.payload_type not in _RTCP_TYPES
+            and set(blocks) == {str(audio.payload_type)}
+        ):
+            return replace(codec, name="red")
     return None
 
 
@@ -236,7 +256,13 @@ def _audio_lines(
     cname: str,
 ) -> list[str]:
     audio = negotiated.audio
-    lines = [*_head_lines(section, address, str(audio.payload_type)), _rtpmap_line(audio)]
+    # The first of the formats is what the client shall send; RFC 3264, section 6.1.
+    formats = [codec for codec in (negotiated.red, audio) if codec is not None]
+    names = " ".join(str(codec.payload_type) for codec in formats)
+    lines = [*_head_lines(section, address, names), *map(_rtpmap_line, formats)]
+    if negotiated.red is not None:
+        blocks = f"{audio.payload_type}/{audio.payload_type}"
+        lines.append(f"a=fmtp:{negotiated.red.payload_type} {blocks}")
     if audio.name in _ANSWER_FMTP:
         lines.append(f"a=fmtp:{audio.payload_type} {_ANSWER_FMTP[audio.name]}")
     lines += [f"a=ptime:{_FRAME_MILLISECONDS}", f"a=maxptime:{_FRAME_MILLISECONDS}"]

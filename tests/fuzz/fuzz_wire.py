@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import Final
 
 from edge.errors import RemoteProtocolError
-from edge.wire import demux, opus, rtcp, rtp, sdp, spp, stun
+from edge.wire import demux, opus, red, rtcp, rtp, sdp, spp, stun
 from tests.wire import test_stun as stun_vectors
 from tests.wire.test_spp import GOLDEN as SPP_HEADER
 
@@ -135,7 +135,7 @@ def _split_spp(datagram: bytes) -> object:
 
 
 def _negotiate(body: bytes) -> object:
-    return sdp.negotiate(sdp.decode_offer(body))
+    return sdp.negotiate(sdp.decode_offer(body), red=True)
 
 
 RTP: Final = tuple(
@@ -160,6 +160,7 @@ RTCP: Final = tuple(
     )
 )
 OPUS: Final = tuple(map(bytes.fromhex, ("780102", "79010203", "7a010102", "7b0301", "fb42010203")))
+RED: Final = tuple(map(bytes.fromhex, ("6f01", "ef0f00036faabbcc11", "ef1e0001ef0f00026faabbcc11")))
 SDP: Final = tuple(
     path.read_bytes() for path in sorted(Path(__file__).parent.parent.glob("wire/golden/*.sdp"))
 )
@@ -185,6 +186,7 @@ DECODERS: Final[Mapping[str, Decoder]] = {
     "rtp": Decoder(rtp.decode_rtp, RTP),
     "rtcp": Decoder(rtcp.decode_rtcp, RTCP),
     "opus": Decoder(_read_opus, OPUS),
+    "red": Decoder(red.decode_red, RED),
     "sdp": Decoder(_negotiate, SDP),
 }
 

@@ -440,3 +440,47 @@ async def test_a_rebound_socket_has_the_new_address_only(autojump_clock: MockClo
         other.send(b"to the new", ("192.0.2.9", 5))
         assert await receive(one) == [b"to the new"]
         assert await silence(one)
+
+
+async def test_what_is_held_leaves_together_and_in_order() -> None:
+    async with open_loopback() as net:
+        one, other = net.socket(LOOPBACK), net.socket(LOOPBACK)
+        one.hold()
+        for number in range(300):
+            assert one.send_framed(b"h", str(number).encode(), other.address)
+        assert one.send_framed(b"h", bytes(3_000), other.address)  # too long for a batch: at once
+        one.flush()
+        got: list[bytes] = []
+        with trio.fail_after(2):
+            while len(got) < 301:
+                got += [data for data, _ in await other.receive_batch()]
+        assert [data for data in got if len(data) < 9] == [b"h%d" % n for n in range(300)]
+        assert one.statistics().sent == 301
+
+
+async def test_what_the_kernel_refuses_of_a_batch_is_counted() -> None:
+    async with open_loopback() as net:
+        one, other = net.socket(LOOPBACK), net.socket(LOOPBACK)
+        one.hold()
+        one.send_framed(b"h", b"", ("127.0.0.1", 0))
+        one.send_framed(b"h", b"", other.address)
+        one.flush()
+        assert one.statistics().sent == 1
+        assert one.statistics().drops == {Drop.SEND_ERROR: 1}
+
+
+async def test_under_load_batches_come_by_the_tick_and_nothing_is_lost() -> None:
+    async with open_loopback() as net:
+        one, other = net.socket(LOOPBACK), net.socket(LOOPBACK)
+        got, batches = 0, 0
+        with trio.fail_after(5):
+            for _ in range(100):
+                for _ in range(10):
+                    one.send(b"x", other.address)
+                await trio.sleep(0.001)
+                while got < one.statistics().sent:
+                    batch = await other.receive_batch()
+                    assert set(batch) == {(b"x", one.address)}
+                    got, batches = got + len(batch), batches + 1
+        assert got == 1_000
+        assert batches <= 200

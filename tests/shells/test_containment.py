@@ -11,7 +11,14 @@ import trio
 import trio.testing
 
 from edge.backends.echo import Echo
-from edge.backends.protocol import AudioFrame, Call, Conversation, Speaker
+from edge.backends.protocol import (
+    AudioFormat,
+    AudioFrame,
+    Call,
+    Conversation,
+    EventSink,
+    Speaker,
+)
 from edge.config import TransceiverConfig
 from edge.errors import Drop, EndReason
 from tests.support import edge_net
@@ -27,9 +34,12 @@ class FirstIs:
     def __init__(self, broken: Callable[[Speaker], Conversation]) -> None:
         self._broken: Callable[[Speaker], Conversation] | None = broken
 
-    def open(self, call: Call, speaker: Speaker) -> Conversation:
+    def wants(self, codec: AudioFormat) -> AudioFormat:
+        return codec
+
+    def open(self, call: Call, speaker: Speaker, events: EventSink) -> Conversation:
         broken, self._broken = self._broken, None
-        return broken(speaker) if broken is not None else Echo().open(call, speaker)
+        return broken(speaker) if broken is not None else Echo().open(call, speaker, events)
 
 
 class PlaysNoBytes:
@@ -42,6 +52,9 @@ class PlaysNoBytes:
     def hear(self, frame: AudioFrame) -> None:
         self._speaker.play(AudioFrame(cast(bytes, None), 0.02))
 
+    def receive_event(self, event: bytes) -> None:
+        pass
+
     async def run(self) -> None:
         await trio.sleep_forever()
 
@@ -53,6 +66,9 @@ class BreaksWhenCancelled:
         self.drops: Counter[Drop] = Counter()
 
     def hear(self, frame: AudioFrame) -> None:
+        pass
+
+    def receive_event(self, event: bytes) -> None:
         pass
 
     async def run(self) -> None:

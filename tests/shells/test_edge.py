@@ -10,7 +10,14 @@ import pytest
 import trio
 import trio.testing
 
-from edge.backends.protocol import AudioFrame, Call, Conversation, Speaker
+from edge.backends.protocol import (
+    AudioFormat,
+    AudioFrame,
+    Call,
+    Conversation,
+    EventSink,
+    Speaker,
+)
 from edge.config import TransceiverConfig
 from edge.errors import Drop, EndReason, RemoteProtocolError
 from edge.transceiver.admission import Overloaded
@@ -219,7 +226,10 @@ class Scripted:
         self._fail = fail
         self._bug = bug
 
-    def open(self, call: Call, speaker: Speaker) -> Conversation:
+    def wants(self, codec: AudioFormat) -> AudioFormat:
+        return codec
+
+    def open(self, call: Call, speaker: Speaker, events: EventSink) -> Conversation:
         return _Script(fail=self._fail, bug=self._bug)
 
 
@@ -232,6 +242,9 @@ class _Script:
     def hear(self, frame: AudioFrame) -> None:
         if self._bug:
             raise RuntimeError("a bug on the packet's way")
+
+    def receive_event(self, event: bytes) -> None:
+        pass
 
     async def run(self) -> None:
         await trio.sleep(1.0)

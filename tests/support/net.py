@@ -185,6 +185,12 @@ class VirtualSocket:
     def send_framed(self, header: bytes, payload: bytes, address: Address) -> bool:
         return self.send(header + payload, address)
 
+    def hold(self) -> None:
+        """Each is sent at once here."""
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
     def statistics(self) -> DatagramStatistics:
         return DatagramStatistics(self._received, self._sent, dict(self._drops))
 

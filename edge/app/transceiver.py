@@ -1,0 +1,105 @@
+"""A transceiver and its signaling as parts of a process."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Final
+
+import trio
+from starlette.types import ASGIApp
+
+from edge.address import Address
+from edge.app.base import Base, bound, running
+from edge.audio.codec import prepare
+from edge.backends.choice import open_backend
+from edge.backends.protocol import AudioFormat
+from edge.datagram import DatagramSocket
+from edge.geo import GeoSettings
+from edge.registry.directory import keep_transceiver
+from edge.registry.protocol import TransceiverRecord
+from edge.signaling import create_app
+from edge.transceiver.service import Environment, Transceiver
+from edge.webrtc.certificate import DtlsCertificate
+
+CODECS: Final = (
+    AudioFormat("opus", 48_000),
+    AudioFormat("PCMU", 8_000),
+    AudioFormat("PCMA", 8_000),
+)
+"""What clients may speak."""
+
+
+@asynccontextmanager
+async def open_transceiver(base: Base) -> AsyncIterator[tuple[Transceiver, Address]]:
+    """Run a transceiver that is not registered yet; yields it and its UDP address."""
+    settings = base.config.transceiver
+    async with AsyncExitStack() as stack:
+        backend = await stack.enter_async_context(
+            open_backend(
+                base.config.backend, os.environ, ahead_seconds=settings.playout_queue_seconds
+            )
+        )
+        for codec in CODECS:
+            prepare(codec, backend.wants(codec))
+        (sock,) = stack.enter_context(bound("transceiver.bind", settings.bind))
+        datagrams = DatagramSocket(sock)
+        transceiver = Transceiver(
+            datagrams,
+            slot=await base.registry.claim_slot(),
+            cluster=base.config.registry.cluster,
+            sealer=base.sealer,
+            directory=base.directory,
+            backend=backend,
+            certificate=DtlsCertificate.generate(),
+            config=settings,
+            audio=base.config.audio,
+            environment=Environment(clock=trio.current_time, unix=time.time, entropy=os.urandom),
+            observe_setup=base.metrics.observe_setup,
+            observe_round_trip=base.metrics.observe_round_trip,
+        )
+        base.metrics.add_transceiver(transceiver)
+        base.metrics.add_datagrams(datagrams.statistics)
+        async with running(transceiver.run):
+            yield transceiver, datagrams.address
+
+
+@asynccontextmanager
+async def register(
+    base: Base, transceiver: Transceiver, address: Address, url: str
+) -> AsyncIterator[None]:
+    """Keep a transceiver in the registry."""
+    config = base.config
+
+    def make_record() -> TransceiverRecord:
+        return TransceiverRecord(
+            slot=transceiver.slot,
+            cluster=config.registry.cluster,
+            address=address,
+            http_url=config.transceiver.http_url or url,
+            sessions=transceiver.sessions,
+            draining=transceiver.draining,
+        )
+
+    keep = partial(
+        keep_transceiver, base.registry, make_record, interval=config.registry.heartbeat_seconds
+    )
+    async with running(keep):
+        yield
+
+
+def make_transceiver_app(
+    base: Base, transceiver: Transceiver, stop: trio.Event, geography: GeoSettings
+) -> ASGIApp:
+    """Make the HTTP of a transceiver: signaling, the demo page, health and metrics."""
+    return create_app(
+        transceiver,
+        http=base.config.http,
+        render_metrics=base.metrics.render,
+        ready=lambda: not stop.is_set() and base.directory.has_own_relay,
+        now=trio.current_time,
+        geography=geography,
+    )

@@ -1,0 +1,1 @@
+"""Audio between client and model: codecs, resampling, jitter buffer."""

@@ -1,0 +1,127 @@
+// A backend for Edge in Node, with nothing but its standard library: docs/backend-protocol.md.
+//
+//     node samples/backend.mjs unix:/tmp/backend.sock [echo|tone]
+//     node samples/backend.mjs 127.0.0.1:7000 tone
+//
+// "echo" says back what it hears. "tone" answers each session with one second of 440 Hz, and again
+// after every event {"type":"tone"}. It writes "listening ADDRESS" when it is ready.
+
+import net from "node:net";
+import { unlinkSync } from "node:fs";
+
+const OPEN = 1, AUDIO = 2, EVENT = 3, WINDOW = 8, CLOSE = 9, PING = 10, PONG = 11;
+const HEADER = 9, MAX_PAYLOAD = 65536;
+
+const [address = "127.0.0.1:7000", mode = "echo"] = process.argv.slice(2);
+
+function encode(kind, session, payload = Buffer.alloc(0)) {
+  const header = Buffer.alloc(HEADER);
+  header.writeUInt32BE(payload.length, 0);
+  header.writeUInt8(kind, 4);
+  header.writeUInt32BE(session, 5);
+  return Buffer.concat([header, payload]);
+}
+
+// Yields the whole frames of a connection; throws when one is too long.
+async function* frames(socket) {
+  let buffer = Buffer.alloc(0);
+  for await (const chunk of socket) {
+    buffer = Buffer.concat([buffer, chunk]);
+    while (buffer.length >= HEADER) {
+      const length = buffer.readUInt32BE(0);
+      if (length > MAX_PAYLOAD) throw new Error("frame too long");
+      if (buffer.length < HEADER + length) break;
+      const payload = buffer.subarray(HEADER, HEADER + length);
+      yield { kind: buffer.readUInt8(4), session: buffer.readUInt32BE(5), payload };
+      buffer = buffer.subarray(HEADER + length);
+    }
+  }
+}
+
+// One session: says audio as far as the window goes, and the rest when it is wider.
+class Session {
+  constructor(send, open) {
+    this.send = send;
+    this.rate = Number(open.audio.split("/")[1]);
+    this.window = open.window_ms;
+    this.said = 0; // samples
+    this.waiting = [];
+  }
+
+  say(pcm) {
+    this.waiting.push(pcm);
+    this.speak();
+  }
+
+  speak() {
+    while (this.waiting.length) {
+      const samples = this.waiting[0].length / 2;
+      if (((this.said + samples) * 1000) / this.rate > this.window) return;
+      this.said += samples;
+      this.send(AUDIO, this.waiting.shift());
+    }
+  }
+
+  tone(hertz = 440, seconds = 1) {
+    const piece = this.rate / 50; // 20 ms
+    for (let start = 0; start < seconds * this.rate; start += piece) {
+      const pcm = Buffer.alloc(2 * piece);
+      for (let i = 0; i < piece; i++) {
+        const phase = (2 * Math.PI * hertz * (start + i)) / this.rate;
+        pcm.writeInt16LE(Math.round(8000 * Math.sin(phase)), 2 * i);
+      }
+      this.say(pcm);
+    }
+  }
+}
+
+function take(sessions, send, { kind, session: number, payload }) {
+  const session = sessions.get(number);
+  if (kind === PING) {
+    send(PONG, number, payload);
+  } else if (kind === OPEN) {
+    const open = JSON.parse(payload);
+    if (open.version !== 1 || (mode === "tone" && !open.audio.startsWith("pcm16/"))) {
+      send(CLOSE, number, Buffer.from('{"reason":"version"}'));
+      return;
+    }
+    sessions.set(number, new Session((k, p) => send(k, number, p), open));
+    if (mode === "tone") sessions.get(number).tone();
+  } else if (!session) {
+    return; // one that we have closed
+  } else if (kind === AUDIO && mode === "echo") {
+    send(AUDIO, number, payload); // as fast as it comes: never ahead of the window
+  } else if (kind === EVENT && mode === "tone") {
+    if (JSON.parse(payload).type === "tone") session.tone();
+  } else if (kind === WINDOW) {
+    session.window = payload.readUInt32BE(0);
+    session.speak();
+  } else if (kind === CLOSE) {
+    sessions.delete(number);
+  }
+}
+
+async function serve(socket) {
+  socket.setNoDelay?.(true);
+  const sessions = new Map();
+  const send = (kind, number, payload) => socket.write(encode(kind, number, payload));
+  try {
+    for await (const frame of frames(socket)) take(sessions, send, frame);
+  } catch (error) {
+    console.error(`connection lost: ${error.message}`);
+  }
+  socket.destroy();
+}
+
+const path = address.startsWith("unix:") ? address.slice(5) : undefined;
+const colon = address.lastIndexOf(":");
+if (path) {
+  try { unlinkSync(path); } catch { /* there was none */ }
+}
+const server = net.createServer(serve);
+const where = path ? { path } : { host: address.slice(0, colon), port: Number(address.slice(colon + 1)) };
+server.listen(where, () => {
+  const bound = server.address();
+  console.log(`listening ${path ? address : `${bound.address}:${bound.port}`}`);
+});
+for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => process.exit(0));
