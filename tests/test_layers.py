@@ -58,6 +58,9 @@ ONLY_IN = {
         "backends/realtime/conversation.py",
     ),
     "maxminddb": ("geo_data.py",),
+    "webrtcvad": ("demo_voice/vad.py",),
+    "pocketsphinx": ("demo_voice/recogniser.py",),
+    "hibari": ("demo_voice/mouth.py",),
     "ctypes": (
         "audio/opus.py",
         "audio/opus_library.py",
