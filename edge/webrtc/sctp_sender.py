@@ -1,0 +1,283 @@
+"""The sending half: outbox, flight, window and timer together (RFC 9260, sections 6 and 7).
+
+After a crash the heir goes on past the numbers that the dead owner may have used: they are put in
+flight as abandoned, so that a FORWARD TSN carries the peer over them. A stream of which the
+snapshot knows nothing may have been used as well: its first message here is preceded by a stand-in
+that takes the peer over the stream's numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import msgspec
+
+from edge.errors import RemoteProtocolError
+from edge.webrtc.sctp_congestion import CongestionControl, RoundTrip
+from edge.webrtc.sctp_flight import Flight, Sent
+from edge.webrtc.sctp_outbox import Outbox, OutMessage
+from edge.webrtc.sctp_outputs import MAX_PACKET, unwrap32
+from edge.wire.sctp_chunks import DATA_OVERHEAD, ForwardTsn, Sack
+
+MAX_RETRANSMISSIONS: Final = 16  # timeouts in a row; ICE consent ends a dead path before
+
+
+class SentSnapshot(msgspec.Struct, frozen=True, array_like=True):
+    """A ``Sent``; ``message`` is an index, ``age`` in seconds."""
+
+    tsn: int
+    chunk: bytes
+    size: int
+    message: int
+    age: float
+    state: int
+    transmissions: int
+    missing: int
+
+
+class SenderSnapshot(msgspec.Struct, frozen=True):
+    """The state of a ``Sender``; times (also ``expires``) in seconds from the moment of writing."""
+
+    next_tsn: int
+    acked: int
+    peer_window: int
+    forward_tsn: bool
+    messages: tuple[OutMessage, ...]
+    sent: tuple[SentSnapshot, ...]
+    queue: tuple[int, ...]
+    ssns: dict[int, int]
+    ssn_base: int
+    jumped: dict[int, int]
+    jump_end: int
+    congestion: CongestionControl
+    round_trip: RoundTrip
+    deadline: float
+    errors: int
+    forward_due: bool
+    free_packet: bool
+
+
+class Sender:
+    """Numbers, sends and repeats the chunks of our messages, beginning with ``tsn``."""
+
+    def __init__(self, tsn: int, *, outbox_limit: int) -> None:
+        self.outbox = Outbox(outbox_limit)
+        self.flight = Flight(tsn)
+        self.peer_window = 0
+        """Bytes that the peer has room for, beyond what is in flight."""
+        self.deadline = math.inf
+        self.limit = math.inf
+        """The first TSN that no chunk may have; an abandoned rest may."""
+        self.congestion = CongestionControl()
+        self.round_trip = RoundTrip()
+        self._errors = 0
+        self._forward_due = False
+        self._free_packet = False
+        """One packet may exceed the window: a fast retransmission (RFC 9260, 7.2.4)."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything was sent and acknowledged."""
+        return not self.flight.sent and not self.outbox.queue
+
+    @property
+    def failed(self) -> bool:
+        """Whether the peer has been silent for too many timeouts."""
+        return self._errors > MAX_RETRANSMISSIONS
+
+    def acknowledge(self, sack: Sack, *, now: float) -> None:
+        """Take a SACK; RemoteProtocolError if it acknowledges what was never sent."""
+        flight = self.flight
+        cumulative = unwrap32(sack.tsn, flight.acked)
+        if cumulative >= flight.next_tsn:
+            raise RemoteProtocolError("SACK of what was never sent")
+        if cumulative < flight.acked:
+            return
+        full = flight.bytes + MAX_PACKET > self.congestion.window
+        if cumulative > flight.acked:
+            size, sent_at = flight.acknowledge(cumulative)
+            if sent_at is not None:
+                self.round_trip.measured(now - sent_at)
+            self.congestion.acknowledged(size, cumulative, full=full)
+            self.deadline = now + self.round_trip.timeout
+        self._lose(flight.read_gaps(sack.gaps), now)
+        if not flight.sent:
+            self.deadline = math.inf
+        self._errors = 0
+        self.peer_window = max(0, sack.window - flight.bytes)
+        self._forward_due = flight.forward_tsn
+
+    def acknowledge_cumulative(self, tsn: int, *, now: float) -> None:
+        """Take the cumulative TSN of a SHUTDOWN, which says nothing of gaps or the window."""
+        if unwrap32(tsn, self.flight.acked) > self.flight.acked:
+            self.acknowledge(Sack(tsn, self.peer_window + self.flight.bytes), now=now)
+
+    def next_chunk(self, room: int, *, now: float) -> bytes | None:
+        """The next DATA chunk that may be sent now and fits into ``room`` bytes."""
+        lost = self.flight.first_lost()
+        chunk = self._send_new(room, now) if lost is None else self._repeat(lost, room, now)
+        if chunk is not None and self.deadline == math.inf:
+            self.deadline = now + self.round_trip.timeout
+        return chunk
+
+    def next_forward(self, *, now: float) -> ForwardTsn | None:
+        """The FORWARD TSN that is due, if any; a message half sent may just be too old now."""
+        if self.outbox.drop_expired(now) and self.flight.forward_tsn:
+            self.outbox.queue[0].abandoned = self._forward_due = True
+            self.flight.sweep()
+            self._drop_rest(now)
+        if not self._forward_due:
+            return None
+        self._forward_due = False
+        return self.flight.build_forward()
+
+    def packet_sent(self) -> None:
+        """A packet is full: a fast retransmission has had its free one."""
+        self._free_packet = False
+
+    def expire(self, *, now: float) -> None:
+        """The retransmission timer has expired (RFC 9260, 6.3.3)."""
+        self._errors += 1
+        self.round_trip.back_off()
+        self.congestion.timed_out()
+        self.flight.lose_all(now=now)
+        self._drop_rest(now)
+        self._forward_due = self.flight.forward_tsn
+        self.deadline = now + self.round_trip.timeout if self.flight.sent else math.inf
+
+    def snapshot(self, *, now: float) -> SenderSnapshot:
+        """The whole state; a reserve is the owner's and does not travel."""
+        flight, messages, index = self.flight, list[OutMessage](), dict[int, int]()
+        for message in (*(sent.message for sent in flight.sent), *self.outbox.queue):
+            if id(message) not in index:
+                index[id(message)] = len(messages)
+                messages.append(_moved(message, -now))
+        return SenderSnapshot(
+            next_tsn=flight.next_tsn,
+            acked=flight.acked,
+            peer_window=self.peer_window,
+            forward_tsn=flight.forward_tsn,
+            messages=tuple(messages),
+            sent=tuple(_write(sent, index[id(sent.message)], now) for sent in flight.sent),
+            queue=tuple(index[id(message)] for message in self.outbox.queue),
+            ssns=dict(self.outbox.ssns),
+            ssn_base=self.outbox.base,
+            jumped=dict(flight.jumped),
+            jump_end=flight.jump_end,
+            congestion=msgspec.structs.replace(self.congestion),
+            round_trip=msgspec.structs.replace(self.round_trip),
+            deadline=self.deadline - now,
+            errors=self._errors,
+            forward_due=self._forward_due,
+            free_packet=self._free_packet,
+        )
+
+    @classmethod
+    def restore(
+        cls, snapshot: SenderSnapshot, *, outbox_limit: int, now: float, skip: int = 0
+    ) -> Sender:
+        """Go on from a snapshot, ``skip`` TSNs and SSNs later: 0 only for the exact state.
+
+        Raises LocalProtocolError where the peer can not be told to skip them.
+        """
+        sender = cls(snapshot.next_tsn, outbox_limit=outbox_limit)
+        sender.peer_window, sender._errors = snapshot.peer_window, snapshot.errors
+        sender.congestion = msgspec.structs.replace(snapshot.congestion)
+        sender.round_trip = msgspec.structs.replace(snapshot.round_trip)
+        sender.deadline = snapshot.deadline + now
+        sender._forward_due, sender._free_packet = snapshot.forward_due, snapshot.free_packet
+        sender.outbox.ssns, sender.outbox.base = dict(snapshot.ssns), snapshot.ssn_base
+        messages = [_moved(message, now) for message in snapshot.messages]
+        for number in snapshot.queue:
+            sender.outbox.requeue(messages[number])
+        flight = sender.flight
+        flight.acked, flight.forward_tsn = snapshot.acked, snapshot.forward_tsn
+        flight.jumped, flight.jump_end = dict(snapshot.jumped), snapshot.jump_end
+        flight.restore(_read(each, messages[each.message], now) for each in snapshot.sent)
+        if skip:
+            sender._skip(skip, now)
+        return sender
+
+    def _skip(self, numbers: int, now: float) -> None:
+        """Step over the reserve, and send at once what may never have arrived."""
+        self.outbox.begin_again()
+        self.flight.sweep()
+        self.flight.lose_all(now=now)
+        self.flight.skip(numbers, self.outbox.ssns, now=now)
+        self.outbox.base += numbers
+        self._forward_due = True
+        self.deadline = now + self.round_trip.timeout
+
+    def _lose(self, missing: list[Sent], now: float) -> None:
+        if not missing:
+            return
+        self.congestion.lost(self.flight.next_tsn - 1)
+        self.flight.lose(missing, now=now)
+        self._drop_rest(now)
+        self._free_packet = True
+
+    def _drop_rest(self, now: float) -> None:
+        message = self.outbox.drop_abandoned()
+        if message is not None:
+            self.flight.add_abandoned(message, now=now)
+            self.deadline = min(self.deadline, now + self.round_trip.timeout)
+
+    def _repeat(self, sent: Sent, room: int, now: float) -> bytes | None:
+        if self.flight.bytes >= self.congestion.window and not self._free_packet:
+            return None
+        if len(sent.chunk) > room:
+            return None
+        self.flight.resend(sent, now=now)
+        return sent.chunk
+
+    def _send_new(self, room: int, now: float) -> bytes | None:
+        outbox, flight = self.outbox, self.flight
+        outbox.drop_expired(now)
+        size = outbox.next_size()
+        if not size or (size + DATA_OVERHEAD + 3 & ~3) > room:
+            return None
+        if flight.bytes >= self.congestion.window or flight.full or flight.next_tsn >= self.limit:
+            return None
+        if size > self.peer_window and flight.bytes:  # with nothing in flight it is a probe
+            return None
+        stand_in = outbox.take_base() if outbox.base else None
+        if stand_in is not None:
+            flight.add_abandoned(stand_in, now=now)
+            self._forward_due = True
+            if flight.next_tsn >= self.limit:
+                return None
+        message, chunk, size = outbox.cut(flight.next_tsn)
+        flight.add(message, chunk, size, now=now)
+        self.peer_window = max(0, self.peer_window - size)
+        return chunk
+
+
+def _moved(message: OutMessage, seconds: float) -> OutMessage:
+    return msgspec.structs.replace(message, expires=message.expires + seconds)
+
+
+def _write(sent: Sent, message: int, now: float) -> SentSnapshot:
+    return SentSnapshot(
+        sent.tsn,
+        sent.chunk,
+        sent.size,
+        message,
+        now - sent.sent_at,
+        sent.state,
+        sent.transmissions,
+        sent.missing,
+    )
+
+
+def _read(sent: SentSnapshot, message: OutMessage, now: float) -> Sent:
+    return Sent(
+        sent.tsn,
+        sent.chunk,
+        sent.size,
+        message,
+        now - sent.age,
+        sent.state,
+        sent.transmissions,
+        sent.missing,
+    )
