@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from edge.audio import opus_library
 from edge.audio.codec import fade_out, make_decoder, make_encoder, prepare
 from edge.audio.g711 import LAWS
-from edge.audio.opus import OpusDecoder, has_fec
+from edge.audio.opus import FEC_LOSS, OpusDecoder, OpusEncoder, has_fec
 from edge.backends.protocol import PCM_RATES, AudioFormat
 from edge.errors import Drop, LocalProtocolError, RemoteProtocolError
 from edge.ready import StartupError
+from tests.support.sounds import syllables
 
 OPUS = AudioFormat("opus", 48_000)
 PCMU = AudioFormat("PCMU", 8_000)
@@ -153,6 +154,37 @@ def test_fec_brings_back_a_lost_packet() -> None:
         gain.append(signal_to_noise(heard[lost], samples(recovered)) - concealed)
     assert len(gain) >= 4
     assert sum(gain) / len(gain) > 3.0
+
+
+def fec_of(encoder: OpusEncoder) -> int:
+    """How many of 25 packets carry FEC; those before them were encoded on other terms."""
+    said, size = syllables(0.6), 640
+    sent = [encoder.encode(said[start : start + size]) for start in range(0, len(said), size)]
+    return sum(map(has_fec, sent[5:]))
+
+
+def test_fec_is_there_as_long_as_losses_are_expected() -> None:
+    encoder = OpusEncoder(16_000)
+    assert fec_of(encoder) > 10  # nobody knows yet
+    expected = []
+    while encoder.expected_loss >= FEC_LOSS:
+        encoder.note_loss(0.0)
+        expected.append(encoder.expected_loss)
+    assert expected == [0.05, 0.025, 0.0125, 0.00625]
+    assert fec_of(encoder) == 0
+    encoder.note_loss(0.02)
+    assert encoder.expected_loss == 0.02
+    assert fec_of(encoder) > 10
+    encoder.note_loss(1.0)  # more than libopus is ever told
+    assert fec_of(encoder) > 10
+
+
+@pytest.mark.parametrize("rate", [8_000, 24_000])
+def test_g711_sounds_the_same_whatever_is_lost(rate: int) -> None:
+    encoder, other = make_encoder(PCMU, rate), make_encoder(PCMU, rate)
+    other.note_loss(0.5)
+    said = voice(0.02, rate)
+    assert encoder.encode(said) == other.encode(said)
 
 
 def test_where_there_is_no_fec_nothing_is_recovered() -> None:

@@ -39,7 +39,7 @@ SAMPLES = 480
 def test_the_layout_is_the_documented_one() -> None:
     assert encode_frame(Kind.AUDIO, 7, b"\x01\x02") == bytes.fromhex("00000002 02 00000007 0102")
     assert encode_milliseconds(1_500) == bytes.fromhex("000005dc")
-    assert [kind.value for kind in Kind] == list(range(1, 12))
+    assert [kind.value for kind in Kind] == list(range(1, 13))
 
 
 @given(st.lists(FRAMES, max_size=8), st.randoms())

@@ -45,8 +45,16 @@ class Heard:
         return next(delay - target for at, delay, target in self.delays if at >= time)
 
 
-def make(least: float = 0.0, most: float = 0.4, *, pause_bytes: int = 2) -> JitterBuffer:
-    return JitterBuffer(RATE, min_delay=least, max_delay=most, pause_bytes=pause_bytes)
+def make(
+    least: float = 0.0, most: float = 0.4, *, pause_bytes: int = 2, repair_seconds: float = 0.0
+) -> JitterBuffer:
+    return JitterBuffer(
+        RATE,
+        min_delay=least,
+        max_delay=most,
+        pause_bytes=pause_bytes,
+        repair_seconds=lambda: repair_seconds,
+    )
 
 
 def talk(
@@ -152,7 +160,7 @@ def test_jitter_of_100_ms(quiet: bool) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "quiet", "after"),
-    [(0.2, False, 1.6), (0.2, True, 1.3), (0.4, False, 2.0), (0.4, True, 1.3)],
+    [(0.2, False, 1.4), (0.2, True, 1.3), (0.4, False, 2.0), (0.4, True, 1.3)],
 )
 def test_a_burst_is_played_whole_and_the_delay_comes_back(
     seconds: float, quiet: bool, after: float
@@ -425,6 +433,28 @@ def test_another_stream_is_played_at_once(sequence: int, timestamp: int) -> None
     played = [piece for piece in pieces if isinstance(piece, Frame) and piece.payload == b"new"]
     assert buffer.restarts == 1
     assert len(played) >= 8
+
+
+def sent_again(share: float, seconds: float) -> Callable[[int, float], float]:
+    """What is lost comes so many seconds after its time, for as long as 20 s."""
+    lost = losing(share)
+    return lambda number, time: seconds if lost(number) and time < 20.0 else 0.0
+
+
+def test_the_delay_covers_what_is_sent_again_while_packets_get_lost() -> None:
+    heard = play(talk(27, sent_again(0.05, 0.07)), make(repair_seconds=0.07))
+    assert heard.buffer.lost <= 2  # the first ones
+    targets = {round(target, 3) for time, _, target in heard.delays if 2.0 < time < 20.0}
+    assert targets == {0.09}  # and a packet: the gap is seen when the next one comes
+    assert heard.delays[-1][2] == pytest.approx(0.0, abs=1e-6)
+    assert heard.delay_at(23.0) <= 0.12
+    assert heard.delays[-1][1] <= 0.03
+
+
+def test_the_delay_does_not_grow_for_what_comes_too_late_all_the_same() -> None:
+    heard = play(talk(20, sent_again(0.05, 0.07)), make(most=0.08, repair_seconds=0.07))
+    assert heard.buffer.lost > 30
+    assert max(target for _, _, target in heard.delays) <= 0.03
 
 
 def test_memory_is_bounded() -> None:

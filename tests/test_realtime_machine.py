@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from edge.backends.protocol import AudioFormat, AudioFrame
 from edge.backends.realtime.answer import Layout
-from edge.backends.realtime.backend import RealtimeSettings, find_profile, make_realtime
+from edge.backends.realtime.backend import find_profile, make_realtime
 from edge.backends.realtime.machine import MAX_CLIENT_EVENT, RealtimeMachine
 from edge.backends.realtime.outbox import MAX_EVENTS, Outbox
 from edge.backends.realtime.profiles import PROFILES
+from edge.config import BackendConfig
 from edge.errors import ConfigError, Drop
 from tests.support.realtime_rig import (
     SECOND,
@@ -543,7 +544,7 @@ def test_every_profile_says_what_the_edge_needs(name: str) -> None:
     profile = PROFILES[name]
     assert profile.wants(OPUS) == AudioFormat("pcm16", profile.rate)
     assert make_realtime(
-        RealtimeSettings(profile=name, url="" if profile.url else "wss://one.example/v1"),
+        BackendConfig(profile=name, url="" if profile.url else "wss://one.example/v1"),
         {profile.key_variable: "sk-test"},
     )
 
@@ -579,7 +580,7 @@ def test_azure_has_its_own_header_and_needs_a_url() -> None:
     url = "wss://r.openai.azure.com/openai/v1/realtime"
     assert azure.target(url, "my deployment") == f"{url}?model=my+deployment"
     with pytest.raises(ConfigError, match=r"backend\.url"):
-        make_realtime(RealtimeSettings(profile="azure"), {"AZURE_OPENAI_API_KEY": "k"})
+        make_realtime(BackendConfig(profile="azure"), {"AZURE_OPENAI_API_KEY": "k"})
 
 
 def test_older_names_reach_the_client_as_the_ga_ones() -> None:
@@ -648,7 +649,7 @@ def test_a_wrong_profile_is_one_line(tmp_path: Path, text: str, problem: str) ->
 def test_a_key_comes_from_a_file_before_the_environment_and_is_never_shown(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("sk-from-file\n", encoding="utf-8")
-    settings = RealtimeSettings(api_key_file=str(file))
+    settings = BackendConfig(api_key_file=str(file))
     backend = make_realtime(settings, {"OPENAI_API_KEY": "sk-from-environment"})
     assert backend.line.target.headers == [(b"Authorization", b"Bearer sk-from-file")]
     for shown in (repr(backend.line), repr(settings), repr(backend)):
@@ -658,12 +659,12 @@ def test_a_key_comes_from_a_file_before_the_environment_and_is_never_shown(tmp_p
 @pytest.mark.parametrize("key", ["", "two\nlines", "näh"])
 def test_a_missing_or_odd_key_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=r"backend\.api_key_file") as caught:
-        make_realtime(RealtimeSettings(), {"OPENAI_API_KEY": key})
+        make_realtime(BackendConfig(), {"OPENAI_API_KEY": key})
     assert not key or key not in str(caught.value)
 
 
 def test_without_a_key_no_header_is_sent() -> None:
-    assert make_realtime(RealtimeSettings(profile="localai"), {}).line.target.headers == []
+    assert make_realtime(BackendConfig(profile="localai"), {}).line.target.headers == []
 
 
 def test_the_outbox_gives_audio_only_by_the_chunk() -> None:

@@ -16,6 +16,7 @@ from typing import Final
 WINDOW: Final = 1.0  # seconds; what a burst did to the delay is forgotten after it
 QUANTILE: Final = 0.95
 MAX_ARRIVALS: Final = 128
+STALL: Final = 0.020  # seconds beyond the spread; when such a packet is forgotten, it falls
 MEASURE_EVERY: Final = 8  # packets, when nothing unusual comes: sorting them takes 3 us
 
 
@@ -34,10 +35,11 @@ class Arrivals:
         """Take one packet's transit."""
         transits = self._transits
         transits.append((now, transit))
-        while transits[0][0] < now - WINDOW:
-            transits.popleft()
-        self._unmeasured += 1
         usual = 0.0 <= transit - self.base <= self.spread
+        while transits[0][0] < now - WINDOW:
+            _, past = transits.popleft()
+            usual = usual and past - self.base <= self.spread + STALL
+        self._unmeasured += 1
         if not usual or self._unmeasured >= MEASURE_EVERY:
             self._measure()
 

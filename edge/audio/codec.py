@@ -51,6 +51,9 @@ class Encoder(Protocol):
     def encode(self, pcm: bytes) -> bytes:
         """One packet of exactly one frame; LocalProtocolError when it is not exactly one."""
 
+    def note_loss(self, share: float) -> None:
+        """Take what the listener reports as lost, 0 to 1: some codecs can be made to bear it."""
+
 
 def make_decoder(codec: AudioFormat, rate: int) -> Decoder:
     """Decode ``opus``, ``PCMU`` or ``PCMA`` at a rate of PCM_RATES.
@@ -136,6 +139,9 @@ class _ResampledEncoder:
         if len(pcm) != 2 * self.frame_samples:
             raise LocalProtocolError("the G.711 encoder takes frames of exactly 20 ms")
         return self._encoder.encode(self._resampler.convert(pcm))
+
+    def note_loss(self, share: float) -> None:
+        self._encoder.note_loss(share)
 
 
 def _law(codec: AudioFormat) -> g711.Law:

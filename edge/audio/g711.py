@@ -93,6 +93,9 @@ class G711Encoder:
             raise LocalProtocolError("the G.711 encoder takes frames of exactly 20 ms")
         return self._law.compress(pcm)
 
+    def note_loss(self, share: float) -> None:
+        """Nothing in G.711 helps against loss."""
+
 
 class G711Decoder:
     """Codes into pcm16 at 8 kHz."""

@@ -57,12 +57,21 @@ class _Packet(msgspec.Struct, gc=False):
 class JitterBuffer:
     """One stream's buffer. Delays in seconds; a packet of at most ``pause_bytes`` opens a pause.
 
+    ``repair_seconds`` tells how long after a gap is seen what it lacks comes, sent again; 0: never.
+    While packets get lost the delay covers it, where ``max_delay`` lets it.
+
     The caller pulls first ``start_delay`` after the first packet, and then whenever what it pulled
     is played out. All counters are of packets, but for ``stretched``, which counts made-up frames.
     """
 
     def __init__(
-        self, clock_rate: int, *, min_delay: float, max_delay: float, pause_bytes: int = 0
+        self,
+        clock_rate: int,
+        *,
+        min_delay: float,
+        max_delay: float,
+        pause_bytes: int = 0,
+        repair_seconds: Callable[[], float] = float,
     ) -> None:
         self.received = self.late = self.duplicates = self.overflown = 0
         self.lost = self.copied = self.skipped = self.stretched = self.restarts = 0
@@ -72,6 +81,7 @@ class JitterBuffer:
         self._min_delay = min_delay
         self._max_delay = max_delay
         self._pause_bytes = pause_bytes
+        self._repair_seconds = repair_seconds
         self._frame = round(FRAME * clock_rate)
         self._arrivals = Arrivals()
         self._packets: dict[int, _Packet] = {}
@@ -111,13 +121,17 @@ class JitterBuffer:
         if not self._started or self._is_another_stream(sequence, timestamp, transit):
             self._start(sequence, timestamp)
         self._newest_timestamp = timestamp
+        repaired = sequence < self._newest and self._repair_seconds() > 0
         self._newest = max(self._newest, sequence)
         if self._fresh:
             self._sequence = min(self._sequence, sequence - 1)
         if self._is_duplicate(sequence):
             self.duplicates += 1
             return
-        self._arrivals.note(transit, now)
+        if repaired:
+            self._lost_at = now  # it took its own way, which says nothing of the others'
+        else:
+            self._arrivals.note(transit, now)
         if sequence <= self._sequence or timestamp < self._floor:
             self.late += 1
         else:
@@ -249,7 +263,7 @@ class JitterBuffer:
         del self._packets[sequence]
         if packet.copied or sequence > self._sequence + 1:
             self._lost_at = self._now
-            self._repair_delay = packet.samples / self._rate + REPAIR_SLACK
+            self._repair_delay = self._measure_repair(packet.samples / self._rate)
         self._pass(sequence)
         self._fresh = False
         self._played |= 1
@@ -259,6 +273,12 @@ class JitterBuffer:
         self.skipped += surplus
         timestamp = packet.timestamp & 0xFFFFFFFF
         return Frame(packet.payload, timestamp, packet.samples, surplus, packet.copied)
+
+    def _measure_repair(self, packet: float) -> float:
+        """By how much later than a packet of so many seconds its repair comes."""
+        again = packet + self._repair_seconds()
+        fits = self._arrivals.spread + again <= self._max_delay
+        return max(again if fits else 0.0, packet + REPAIR_SLACK)
 
     def _pass(self, sequence: int) -> None:
         """Everything up to this packet is over; what was not there by now is lost."""

@@ -57,8 +57,9 @@ class ListenerStatistics(msgspec.Struct, frozen=True):
 class Listener:
     """One session's ear: ``receive`` takes the client's packets, ``hear`` gets what is wanted.
 
-    ``fail`` is called inside of the handler of an exception that comes up while the pacer, which
-    serves all sessions, calls us; without it the exception goes on.
+    ``fail`` is called inside of the handler of an exception that comes up while the pacer or the
+    socket, which serve all sessions, calls us; without it the exception goes on.
+    ``repair_seconds`` is the jitter buffer's.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Listener:
         settings: AudioConfig,
         fail: Callable[[], None] | None = None,
         decoder: Callable[[AudioFormat, int], Decoder] = make_decoder,
+        repair_seconds: Callable[[], float] = float,
     ) -> None:
         self._hear = hear
         self._pacer = pacer
@@ -79,7 +81,7 @@ class Listener:
         self._samples = opus_samples if codec.name == "opus" else _g711_samples
         self._drops: Counter[Drop] = Counter()
         self._decoding = None if wanted == codec else Decoding(codec, wanted, hear, decoder)
-        self._buffer = _make_buffer(codec, settings, passthrough=wanted == codec)
+        self._buffer = _make_buffer(codec, settings, repair_seconds, passthrough=wanted == codec)
         self._due = inf  # not yet running
         self._closed = False
 
@@ -95,15 +97,25 @@ class Listener:
 
     def receive(self, audio: AudioReceived, *, now: float) -> None:
         """Take a packet; one that is no audio of the codec is dropped and counted."""
+        self.take(audio.payload, audio.sequence, audio.timestamp, now)
+        if audio.redundant and self._buffer is not None and not self._closed:
+            self._fill(self._buffer, audio)
+
+    def take(self, payload: bytes, sequence: int, timestamp: int, now: float) -> None:
+        """Take a packet without redundant blocks, as ``receive`` does; ``fail`` counts here too."""
         try:
-            samples = self._samples(audio.payload)
+            samples = self._samples(payload)
+            if self._buffer is None:
+                self._hear(AudioFrame(payload, samples / self._rate, timestamp))
+            elif not self._closed:
+                self._buffer.put(sequence, timestamp, payload, samples, now=now)
+                self._start(self._buffer, now)
         except RemoteProtocolError as error:
             self._drops[error.drop] += 1
-            return
-        if self._buffer is None:
-            self._hear(AudioFrame(audio.payload, samples / self._rate, audio.timestamp))
-        elif not self._closed:
-            self._keep(self._buffer, audio, samples, now)
+        except Exception:
+            if self._fail is None:
+                raise
+            self._fail()
 
     def emit(self, now: float) -> float:
         """Give the backend what is due; for the pacer."""
@@ -126,6 +138,14 @@ class Listener:
         """Give the backend nothing more."""
         self._closed = True
 
+    def delays(self) -> tuple[float, float]:
+        """What the jitter buffer holds back now, and its target, in seconds."""
+        return (0.0, 0.0) if self._buffer is None else (self._buffer.delay, self._buffer.target)
+
+    def patience(self) -> float:
+        """How many seconds after its time a packet that is missing is still waited for."""
+        return 0.0 if self._buffer is None else max(self._buffer.delay, self._buffer.target)
+
     def statistics(self) -> ListenerStatistics:
         """What happened so far, and the delay now."""
         buffer, decoding = self._buffer, self._decoding
@@ -146,10 +166,7 @@ class Listener:
             silence=decoding.silence if decoding else 0.0,
         )
 
-    def _keep(self, buffer: JitterBuffer, audio: AudioReceived, samples: int, now: float) -> None:
-        buffer.put(audio.sequence, audio.timestamp, audio.payload, samples, now=now)
-        if audio.redundant:
-            self._fill(buffer, audio)
+    def _start(self, buffer: JitterBuffer, now: float) -> None:
         if self._due == inf:
             self._due = now + buffer.start_delay
             self._pacer.schedule(self, self._due)
@@ -180,7 +197,11 @@ class Listener:
 
 
 def _make_buffer(
-    codec: AudioFormat, settings: AudioConfig, *, passthrough: bool
+    codec: AudioFormat,
+    settings: AudioConfig,
+    repair_seconds: Callable[[], float],
+    *,
+    passthrough: bool,
 ) -> JitterBuffer | None:
     most = settings.passthrough_delay_seconds if passthrough else settings.max_delay_seconds
     if passthrough and not most:
@@ -190,6 +211,7 @@ def _make_buffer(
         min_delay=settings.min_delay_seconds,
         max_delay=most,
         pause_bytes=OPUS_PAUSE_BYTES if codec.name == "opus" else 0,
+        repair_seconds=repair_seconds,
     )
 
 

@@ -3,6 +3,8 @@
 The decoder runs at the rate the model wants, so nothing is resampled. The encoder works for
 ``VOIP`` because only its SILK layers carry in-band FEC: ``RESTRICTED_LOWDELAY`` would save 4 ms and
 three quarters of the time, and lose a syllable with every lost packet.
+
+FEC takes its bits from the speech, so the encoder spends them by what the listener says it loses.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from edge.wire.opus import MAX_SAMPLES, opus_samples
 
 BITRATE: Final = 32_000  # bit/s
 COMPLEXITY: Final = 2  # of 0 to 10; less loses all above 8 kHz, more costs time: docs/audio.md
-EXPECTED_LOSS: Final = 10  # percent; how much the encoder spends on FEC
+EXPECTED_LOSS: Final = 0.1  # of the packets, until the listener has told
+FEC_LOSS: Final = 0.01  # below it FEC costs more than it saves
+MAX_EXPECTED_LOSS: Final = 0.25  # of more, libopus leaves the speech no bits
 MAX_PACKET: Final = 1_275  # bytes of one 20 ms frame; RFC 6716, 3.2.1
 
 # opus_defines.h
@@ -42,18 +46,19 @@ class OpusEncoder:
         library = libopus()
         self.frame_samples = rate // 50
         self._encode = library.opus_encode
+        self._control = library.opus_encoder_ctl
         self._state = ctypes.create_string_buffer(library.opus_encoder_get_size(1))
         self._packet = ctypes.create_string_buffer(MAX_PACKET)
         _check(library.opus_encoder_init(self._state, rate, 1, _VOIP))
         for request, value in (
             (_SET_BITRATE, bitrate),
             (_SET_COMPLEXITY, complexity),
-            (_SET_INBAND_FEC, 1),
-            (_SET_PACKET_LOSS_PERC, EXPECTED_LOSS),
             (_SET_DTX, 0),
             (_SET_SIGNAL, _SIGNAL_VOICE),
         ):
-            _check(library.opus_encoder_ctl(self._state, request, ctypes.c_int(value)))
+            self._set(request, value)
+        self.expected_loss = EXPECTED_LOSS
+        self._spend_on_fec()
         delay = ctypes.c_int()
         _check(library.opus_encoder_ctl(self._state, _GET_LOOKAHEAD, ctypes.byref(delay)))
         self.delay_samples = delay.value
@@ -64,6 +69,22 @@ class OpusEncoder:
             raise LocalProtocolError("the Opus encoder takes frames of exactly 20 ms")
         size = self._encode(self._state, pcm, self.frame_samples, self._packet, MAX_PACKET)
         return ctypes.string_at(self._packet, _check(size))
+
+    def note_loss(self, share: float) -> None:
+        """Take what a report says was lost since the last one, 0 to 1.
+
+        More is believed at once, less by half a report: losses come in groups.
+        """
+        self.expected_loss = max(share, (self.expected_loss + share) / 2)
+        self._spend_on_fec()
+
+    def _spend_on_fec(self) -> None:
+        expected = min(self.expected_loss, MAX_EXPECTED_LOSS)
+        self._set(_SET_INBAND_FEC, expected >= FEC_LOSS)
+        self._set(_SET_PACKET_LOSS_PERC, round(100 * expected))
+
+    def _set(self, request: int, value: int) -> None:
+        _check(self._control(self._state, request, ctypes.c_int(value)))
 
 
 class OpusDecoder:

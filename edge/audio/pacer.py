@@ -29,10 +29,21 @@ class Paced(Protocol):
 
 
 class Pacer:
-    """The wheel; ``clock`` is the one by which due times are given, in seconds."""
+    """The wheel; ``clock`` is the one by which due times are given, in seconds.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    ``hold`` and ``flush`` are called around a turn, so that what it sends may leave together.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        hold: Callable[[], None] = lambda: None,
+        flush: Callable[[], None] = lambda: None,
+    ) -> None:
         self.now: Final = clock
+        self._hold = hold
+        self._flush = flush
         self._wheel: dict[int, list[Paced]] = {}
         self._next_tick = inf
         self._earlier = trio.Event()
@@ -56,6 +67,11 @@ class Pacer:
     def turn(self, now: float) -> None:
         """Serve every bucket that is due at ``now``."""
         current = int(now / TICK + 1e-6)
+        self._hold()
+        self._serve(current, now)
+        self._flush()
+
+    def _serve(self, current: int, now: float) -> None:
         for tick in sorted(tick for tick in self._wheel if tick <= current):
             for paced in self._wheel.pop(tick):
                 try:

@@ -29,6 +29,7 @@ class Cutter:
         self.rate: Final = pcm_rate(codec, wanted)
         self._encoder = make_encoder(codec, self.rate)
         self.encode: Final = self._encoder.encode
+        self.note_loss: Final = self._encoder.note_loss
         self._decoder = None if wanted.name == "pcm16" else make_decoder(wanted, self.rate)
         self._ticks = round(codec.clock_rate * FRAME_SECONDS)
         self._rest = b""

@@ -12,8 +12,8 @@ from edge.backends.echo import Echo
 from edge.backends.frames.backend import FramesBackend
 from edge.backends.frames.conversation import Patience
 from edge.backends.protocol import Backend
-from edge.backends.realtime.backend import RealtimeSettings, make_realtime
-from edge.config import BackendConfig
+from edge.backends.realtime.backend import make_realtime
+from edge.config import Config
 from edge.demo_voice.child import open_demo_voice
 from edge.errors import ConfigError
 
@@ -21,26 +21,21 @@ DEMO_VOICE_AUDIO: Final = "pcm16/16000"
 
 
 @asynccontextmanager
-async def open_backend(
-    config: BackendConfig, environ: Mapping[str, str], *, ahead_seconds: float
-) -> AsyncIterator[Backend]:
-    """Give the configured backend for as long as the block.
-
-    It may speak up to ``ahead_seconds`` ahead of what is played. Raises ConfigError or
-    StartupError.
-    """
-    match config.kind:
+async def open_backend(config: Config, environ: Mapping[str, str]) -> AsyncIterator[Backend]:
+    """Give the configured backend for as long as the block; raises ConfigError or StartupError."""
+    settings = config.backend
+    match settings.kind:
         case "echo":
-            yield Echo(delay=config.echo_delay_seconds)
+            yield Echo(delay=settings.echo_delay_seconds)
         case "realtime":
-            yield make_realtime(_realtime_settings(config), environ)
+            yield make_realtime(settings, environ)
         case "frames":
-            async with _open_frames(config, config.address, config.audio, ahead_seconds) as backend:
+            async with _open_frames(config, settings.address, settings.audio) as backend:
                 yield backend
         case "demo-voice":
             async with (
-                open_demo_voice() as address,
-                _open_frames(config, address, DEMO_VOICE_AUDIO, ahead_seconds) as backend,
+                open_demo_voice(config.log) as address,
+                _open_frames(config, address, DEMO_VOICE_AUDIO) as backend,
             ):
                 yield backend
         case other:
@@ -48,31 +43,17 @@ async def open_backend(
 
 
 @asynccontextmanager
-async def _open_frames(
-    config: BackendConfig, address: str, audio: str, ahead_seconds: float
-) -> AsyncIterator[Backend]:
+async def _open_frames(config: Config, address: str, audio: str) -> AsyncIterator[Backend]:
+    settings = config.backend
     patience = Patience(
-        connect_seconds=config.connect_seconds,
-        reopen_seconds=config.reopen_seconds,
-        ahead_seconds=ahead_seconds,
+        connect_seconds=settings.connect_seconds,
+        reopen_seconds=settings.reopen_seconds,
+        ahead_seconds=config.transceiver.playout_queue_seconds,
     )
     backend = FramesBackend(
-        address, audio=audio, stall_seconds=config.stall_seconds, patience=patience
+        address, audio=audio, stall_seconds=settings.stall_seconds, patience=patience
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(backend.run)
         yield backend
         nursery.cancel_scope.cancel()
-
-
-def _realtime_settings(config: BackendConfig) -> RealtimeSettings:
-    return RealtimeSettings(
-        profile=config.profile,
-        url=config.url,
-        model=config.model,
-        voice=config.voice,
-        instructions=config.instructions,
-        api_key_file=config.api_key_file,
-        ca_file=config.ca_file,
-        connect_seconds=config.connect_seconds,
-    )

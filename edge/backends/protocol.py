@@ -10,8 +10,8 @@ the client shall hear. Whatever needs to wait does so in ``run``, which the sess
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, field
+from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -53,6 +53,8 @@ class Call:
     """The public call id, ``rtc_...``."""
     audio: AudioFormat
     """What the conversation hears and speaks."""
+    session_config: bytes | None = field(default=None, repr=False)
+    """What the session was opened with, a JSON object in OpenAI's dialect; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,12 @@ class CallQuality:
     remote_jitter: float | None
     """Of what we send, as the client's reports tell."""
     remote_fraction_lost: float | None
+    target: float = 0.0
+    """What the jitter buffer aims to hold back: ``delay`` is at most a frame and 10 ms more."""
+    recovered_red: int = 0
+    """Lost packets whose audio came as a redundant copy (RFC 2198)."""
+    recovered_fec: int = 0
+    """Lost packets whose audio came out of in-band FEC; RTP counts them as lost."""
 
 
 class Speaker(Protocol):
@@ -145,3 +153,20 @@ class Backend(Protocol):
 
     def open(self, call: Call, speaker: Speaker, events: EventSink) -> Conversation:
         """Make the conversation of one session; must not block."""
+
+
+@runtime_checkable
+class AnswersSession(Protocol):
+    """A backend that says whether ``session.created`` and ``session.updated`` are its to send.
+
+    For all others the transceiver sends them.
+    """
+
+    answers_session: bool
+
+
+@runtime_checkable
+class EchoesMessages(Protocol):
+    """A backend that has clients' messages sent back, on channels that are not the events'."""
+
+    echoes_messages: bool

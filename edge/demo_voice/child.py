@@ -7,22 +7,24 @@ so it outlives no parent, whatever happens to that.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import structlog
 import trio
 
+from edge.config import LogConfig
+from edge.config_load import ENVIRONMENT_PREFIX
+from edge.demo_voice.parts import require_parts
 from edge.demo_voice.processes import end
 from edge.ready import StartupError
 
-PARTS: Final = ("webrtcvad", "pocketsphinx", "hibari")
 READY_SECONDS: Final = 30.0
 """Loading the models takes 2 s."""
 RESTART_SECONDS: Final = 1.0
@@ -32,29 +34,45 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def open_demo_voice() -> AsyncIterator[str]:
+async def open_demo_voice(log: LogConfig) -> AsyncIterator[str]:
     """Run the demo voice for as long as the block; yields its address, ``unix:/PATH``.
+
+    It logs as ``log`` says, to our stderr.
 
     Raises StartupError when a part is not installed or the child does not come up.
     """
-    missing = [part for part in PARTS if find_spec(part) is None]
-    if missing:
-        raise StartupError("backend.kind: demo-voice needs its parts: pip install edge[demo-voice]")
+    require_parts("backend.kind")
     with tempfile.TemporaryDirectory(prefix="edge-voice-") as directory:
         address = f"unix:{Path(directory) / 'voice.sock'}"
         async with trio.open_nursery() as nursery:
-            await nursery.start(_keep, address)
+            await nursery.start(_keep, address, _environment(log))
             yield address
             nursery.cancel_scope.cancel()
 
 
+def _environment(log: LogConfig) -> dict[str, str]:
+    """Ours without what configures an edge, which is secret in part; but it shall log as we do."""
+    kept = {name: text for name, text in os.environ.items() if not _is_ours(name)}
+    return kept | {
+        f"{ENVIRONMENT_PREFIX}LOG_{key.upper()}": str(getattr(log, key))
+        for key in log.__struct_fields__
+    }
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(ENVIRONMENT_PREFIX)
+
+
 async def _keep(
-    address: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    address: str,
+    environment: Mapping[str, str],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run children one after the other; the first must come up."""
     first = True
     while True:
-        async with _child(address) as process:
+        async with _child(address, environment) as process:
             if await _is_ready(process):
                 if first:
                     task_status.started()
@@ -67,10 +85,11 @@ async def _keep(
 
 
 @asynccontextmanager
-async def _child(address: str) -> AsyncIterator[trio.Process]:
-    command = [sys.executable, "-m", "edge.demo_voice", "--address", address, "--with-parent"]
+async def _child(address: str, environment: Mapping[str, str]) -> AsyncIterator[trio.Process]:
+    command = [sys.executable, "-m", "edge", "demo-voice", "--address", address, "--with-parent"]
     process = await trio.lowlevel.open_process(
         command,
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C in a terminal is for us: sessions are still to be drained

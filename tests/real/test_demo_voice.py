@@ -7,7 +7,9 @@ so what is tested is that the parts hold together, not how well they hear strang
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
@@ -21,12 +23,15 @@ import trio
 
 from edge.backends.frames.backend import FramesBackend
 from edge.backends.protocol import AudioFormat, AudioFrame, Call, CallQuality
+from edge.config import LogConfig
 from edge.demo_voice.child import open_demo_voice
 from edge.demo_voice.ears import open_ears
 from edge.demo_voice.mouth import Mouth
 from edge.demo_voice.recogniser import Recogniser
 from edge.demo_voice.reply import PHRASES, STORY, sentences
 from edge.errors import Drop
+from tests.support.edges import SERVE
+from tests.support.processes import child, edge
 from tests.support.sounds import silence, vowel
 
 FORMAT = AudioFormat("pcm16", 16_000)
@@ -157,7 +162,7 @@ async def calls(address: str, number: int = 1) -> AsyncGenerator[list[Caller]]:
 
 @asynccontextmanager
 async def call() -> AsyncGenerator[Caller]:
-    async with open_demo_voice() as address, calls(address) as (caller,):
+    async with open_demo_voice(LogConfig()) as address, calls(address) as (caller,):
         yield caller
 
 
@@ -210,7 +215,7 @@ async def test_a_cough_only_holds_it_up() -> None:
 
 
 async def test_two_conversations_do_not_mix() -> None:
-    async with open_demo_voice() as address, calls(address, 2) as (first, second):
+    async with open_demo_voice(LogConfig()) as address, calls(address, 2) as (first, second):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first.say, ask("What is your name?"))
             nursery.start_soon(second.say, ask("How are you?"))
@@ -219,15 +224,15 @@ async def test_two_conversations_do_not_mix() -> None:
             assert words in said.transcript
 
 
-def children() -> Iterator[int]:
-    """Pids of this process's children that run the demo voice."""
+def children(of: int = 0) -> Iterator[int]:
+    """Pids of a process's children, ours or that one's, that run the demo voice."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
             command = (path / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if parent == os.getpid() and b"edge.demo_voice" in command:
+        if parent == (of or os.getpid()) and b"demo-voice" in command:
             yield int(path.name)
 
 
@@ -243,7 +248,7 @@ async def wait_reachable(path: str) -> None:
 
 
 async def test_the_child_is_started_again_and_ends_with_the_block() -> None:
-    async with open_demo_voice() as address:
+    async with open_demo_voice(LogConfig()) as address:
         (pid,) = children()
         os.kill(pid, signal.SIGKILL)
         with trio.fail_after(20.0):
@@ -255,6 +260,37 @@ async def test_the_child_is_started_again_and_ends_with_the_block() -> None:
             await caller.listener.wait_event("output_audio_buffer.started")
     assert list(children()) == []
     assert not Path(address.removeprefix("unix:")).parent.exists()
+
+
+EDGE = [sys.executable, "-m", "edge"]
+
+
+async def test_the_command_serves_until_a_signal_and_names_what_is_wrong() -> None:
+    async with child([*EDGE, "demo-voice", "--address", "127.0.0.1:0"]) as running:
+        with trio.fail_after(30.0):
+            line = await running.stdout.wait_for(lambda text: "\n" in text)
+        ready = msgspec.json.decode(line, type=dict[str, object])
+        assert ready == ready | {"ready": True, "role": "demo-voice", "pid": running.pid}
+        address = str(ready["address"])
+        async with child([*EDGE, "demo-voice", "--address", address]) as second:
+            assert await second.wait(seconds=30.0) == 1
+        assert second.stderr.text.startswith(f"edge: --address {address}: ")
+        assert second.stderr.text.count("\n") == 1
+        async with calls(address) as (caller,):
+            await caller.say(ask("Hello!"))
+            await caller.listener.wait_event("output_audio_buffer.started")
+        assert await running.stop() == 0
+
+
+@pytest.mark.parametrize("level", ["info", "warning"])
+async def test_the_child_logs_as_the_edge_does_and_knows_none_of_its_secrets(level: str) -> None:
+    environ = {"EDGE_REGISTRY_SECRET": "a secret that the child must not have"}
+    flags = (*SERVE, "--backend", "demo-voice", "--log-level", level, "--log-format", "console")
+    async with edge(*flags, env=environ) as running:
+        (pid,) = children(running.pid)
+        assert b"EDGE_REGISTRY" not in Path(f"/proc/{pid}/environ").read_bytes()
+    logged = re.findall(r"^\S+ info +demo voice address=", running.child.stderr.text, re.M)
+    assert len(logged) == (level == "info")
 
 
 async def test_recognition_leaves_the_event_loop_alone() -> None:

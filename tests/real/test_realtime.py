@@ -18,9 +18,10 @@ import pytest
 import trio
 
 from edge.backends.protocol import AudioFormat, AudioFrame, Call
-from edge.backends.realtime.backend import RealtimeSettings, make_realtime
+from edge.backends.realtime.backend import make_realtime
 from edge.backends.realtime.connection import ConnectionLost
 from edge.backends.realtime.conversation import RealtimeConversation
+from edge.config import BackendConfig
 from edge.http.listen import make_certificate
 from tests.real.test_aiortc import call
 from tests.support.edges import SERVE
@@ -91,7 +92,7 @@ class Rig:
 
 
 def make_rig(url: str, scenario: str, *, ca_file: str = "") -> Rig:
-    settings = RealtimeSettings(url=url, model=scenario, ca_file=ca_file)
+    settings = BackendConfig(url=url, model=scenario, ca_file=ca_file)
     backend = make_realtime(settings, {"OPENAI_API_KEY": KEY}, random=lambda: 0.0)
     ear, speaker = Ear(), ClockSpeaker()
     return Rig(backend.open(Call("rtc_1", PCM24), speaker, ear), ear, speaker)

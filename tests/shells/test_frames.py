@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from edge.backends.server import BackendSession, Handler, serve_stream
 from edge.errors import Drop, EndReason
 from tests.support.backend_line import (
     PIECE,
+    QUALITY,
     Client,
     Dialled,
     RawBackend,
@@ -602,6 +604,22 @@ async def test_helper_bounds_what_a_slow_handler_does_not_take(autojump_clock: C
         assert slow.conversation.drops == {Drop.QUEUE_FULL: 500 - 50 - 50}
         assert len(quick.speaker.frames) == 500
         assert slow.outcome is None
+
+
+async def test_helper_tells_the_quality_of_the_call(autojump_clock: Clock) -> None:
+    told: list[object] = []
+
+    async def curious(session: BackendSession) -> None:
+        await trio.sleep(0.1)
+        told.append(await session.quality())
+        told.append(await session.played())
+
+    async with helped(curious) as rig:
+        client = await rig.client()
+        client.speaker.quality = replace(QUALITY, round_trip=0.04, lost=3, concealed=0.06)
+        assert await client.ended() == "closed"
+    assert told[0] == client.speaker.quality
+    assert isinstance(told[1], int)
 
 
 async def test_helper_says_why_a_session_is_over(autojump_clock: Clock) -> None:

@@ -7,12 +7,15 @@ sends are events of the official client's types, but for the scenarios that are 
 
 from __future__ import annotations
 
+import re
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha1
+from itertools import count
 from math import pi, sin
 from socket import SO_LINGER, SOL_SOCKET
 from struct import pack
@@ -27,6 +30,7 @@ from trio_websocket import (
     WebSocketRequest,
     wrap_server_stream,
 )
+from wsproto.utilities import LocalProtocolError
 
 from tests.support.realtime_rig import (
     SECOND,
@@ -42,7 +46,7 @@ WAVE: Final = b"".join(
     pack("<h", round(12_000 * sin(2 * pi * 450 * sample / 24_000))) for sample in range(480)
 )
 """Nine periods of 450 Hz."""
-RAW: Final = ("mute", "noise", "trickle", "hang_up", "flood")
+RAW: Final = ("mute", "noise", "trickle", "hang_up", "flood", "drip")
 """Scenarios below WebSocket; they listen on ports of their own."""
 
 Record = Callable[[str, Event], None]
@@ -74,7 +78,8 @@ class Talk:
         while True:
             try:
                 message = await self.socket.get_message()
-            except ConnectionClosed:
+            except ConnectionClosed as closed:
+                self._note_close(closed)
                 return
             self._take(check_client_event(message))
 
@@ -88,6 +93,11 @@ class Talk:
         """Wait until so much audio has come."""
         while self.heard < seconds * SECOND:
             await self._changed.wait()
+
+    def _note_close(self, closed: ConnectionClosed) -> None:
+        why = closed.reason
+        code, text = (why.code, why.reason) if why else (1006, None)
+        self.record(self.name, {"type": "closed", "code": int(code), "reason": text})
 
     def _take(self, event: Event) -> None:
         if event["type"] == "input_audio_buffer.append":
@@ -177,6 +187,12 @@ async def barge_in(talk: Talk) -> None:
     await answer(talk, 2)
 
 
+async def listening(talk: Talk) -> None:
+    """Hear, and say nothing."""
+    await greet(talk)
+    await trio.sleep_forever()
+
+
 async def talkative(talk: Talk) -> None:
     """Answer at length."""
     await greet(talk)
@@ -194,6 +210,24 @@ async def deaf(talk: Talk) -> None:
     """Say hello and never read again."""
     await talk.send("session.created", session={"type": "realtime"})
     await trio.sleep_forever()
+
+
+async def agent(talk: Talk) -> None:
+    """Be set up as often as the client likes, and answer until it is told to stop."""
+    async with trio.open_nursery() as nursery:
+        await talk.send("session.created", session={"type": "realtime", "model": "fake"})
+        nursery.start_soon(_keep_updating, talk)
+        await talk.wait_for("response.create")
+        await begin(talk, "resp_1", "item_1")
+        await say(talk, "resp_1", "item_1", 20.0)
+        await talk.wait_for("response.cancel")
+        await end(talk, "resp_1", "item_1", status="cancelled")
+
+
+async def _keep_updating(talk: Talk) -> None:
+    for times in count(1):
+        update = await talk.wait_for("session.update", times=times)
+        await talk.send("session.updated", session=update["session"])
 
 
 async def silent(talk: Talk) -> None:
@@ -280,8 +314,8 @@ async def banning(talk: Talk) -> None:
 SCENARIOS: Final[dict[str, Callable[[Talk], Awaitable[None]]]] = {
     each.__name__: each
     for each in (
-        normal, talkative, barge_in, slow, deaf, silent, reset, half_close, garbage, huge, errors,
-        rate_limit, closing, failing, banning,
+        normal, agent, listening, talkative, barge_in, slow, deaf, silent, reset, half_close,
+        garbage, huge, errors, rate_limit, closing, failing, banning,
     )
 }  # fmt: skip
 DEAF: Final = ("deaf",)
@@ -304,7 +338,13 @@ class Server:
                 request = await wrap_server_stream(nursery, stream)
                 await self._play(request, stream)
                 nursery.cancel_scope.cancel()
-        except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
+        except* (
+            ConnectionClosed,
+            LocalProtocolError,  # both sides closed at once
+            trio.BusyResourceError,  # and its reader answers while we send
+            trio.BrokenResourceError,
+            trio.ClosedResourceError,
+        ):
             pass
         finally:
             await trio.aclose_forcefully(stream)
@@ -348,9 +388,28 @@ async def play_raw(scenario: str, stream: trio.abc.Stream) -> None:
             await _play_raw(scenario, stream)
 
 
+def _accept(request: bytes) -> bytes:
+    """The answer to a handshake; RFC 6455, 4.2.2."""
+    key = re.search(rb"(?i)sec-websocket-key: *(\S+)", request)
+    assert key is not None
+    digest = b64encode(sha1(key[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    return head + b"Sec-WebSocket-Accept: " + digest + b"\r\n\r\n"
+
+
+def _text_frame(text: bytes) -> bytes:
+    """A short message; RFC 6455, 5.2."""
+    return bytes([0x81, len(text)]) + text
+
+
 async def _play_raw(scenario: str, stream: trio.abc.Stream) -> None:
-    await stream.receive_some()
+    request = bytes(await stream.receive_some())
     match scenario:
+        case "drip":
+            await stream.send_all(_accept(request) + _text_frame(encode("session.created")))
+            for byte in b"\x81\x7f" + (1_000_000).to_bytes(8, "big") + bytes(100):
+                await stream.send_all(bytes([byte]))
+                await trio.sleep(1.0)
         case "noise":
             await stream.send_all(bytes(range(256)) * 4)
             await trio.sleep_forever()

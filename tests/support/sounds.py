@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import wave
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -27,6 +29,14 @@ def vowel(seconds: float, *, peak: float = 0.4) -> bytes:
     return to_pcm(sound * peak / np.abs(sound).max())
 
 
+@cache
+def syllables(seconds: float, *, rate: float = 4.0) -> bytes:
+    """The vowel, louder and softer so many times a second but never silent: speech to a codec."""
+    t = np.arange(int(seconds * RATE)) / RATE
+    swell = 0.1 + 0.9 * np.sin(math.pi * rate * t) ** 2
+    return to_pcm(np.frombuffer(vowel(seconds), "<i2") / 32768.0 * swell)
+
+
 def silence(seconds: float) -> bytes:
     """Digital silence."""
     return bytes(int(seconds * RATE) * 2)
@@ -35,6 +45,15 @@ def silence(seconds: float) -> bytes:
 def noise(seconds: float, *, peak: float = 0.02, seed: int = 1) -> bytes:
     """White noise, as of a room."""
     return to_pcm(np.random.default_rng(seed).uniform(-peak, peak, int(seconds * RATE)))
+
+
+def write_wav(path: Path, pcm: bytes) -> None:
+    """For a browser's microphone."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(pcm)
 
 
 def to_pcm(samples: NDArray[np.floating]) -> bytes:

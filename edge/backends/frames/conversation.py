@@ -31,9 +31,11 @@ from edge.backends.frames.wire import (
     decode_milliseconds,
     encode_close,
     encode_milliseconds,
+    encode_quality,
 )
 from edge.backends.protocol import AudioFormat, AudioFrame, Call, EventSink, Speaker
 from edge.errors import BackendError, Drop, RemoteProtocolError
+from edge.session_config import decode_session
 
 QUEUE_SECONDS: Final = 1.0
 """Audio that may wait for a backend that does not take it; the oldest is dropped beyond it."""
@@ -136,12 +138,14 @@ class FramesConversation:
         window = max(self._ahead - round(self._speaker.queued * self._rate), 0)
         self._spoken, self._granted = 0, window
         self._spent = trio.Event()
+        config = self._call.session_config
         opening = Open(
             version=VERSION,
             call=self._call.session,
             audio=self._audio_name,
             window_ms=self._milliseconds(window),
             attempt=attempt,
+            session=decode_session(config) if config else msgspec.UNSET,
         )
         with trio.CancelScope() as self._over:
             session = link.open(self, self._outgoing, msgspec.json.encode(opening))
@@ -177,6 +181,8 @@ class FramesConversation:
                 self._speaker.resume()
             case Kind.PLAYED:
                 self._answer(self._speaker.played)
+            case Kind.QUALITY:
+                self._outgoing.add_control(Kind.QUALITY, encode_quality(self._speaker.quality))
             case Kind.WINDOW:
                 self._outgoing.widen(decode_milliseconds(payload))
             case Kind.CLOSE:

@@ -17,10 +17,11 @@ from edge.backends.frames.wire import (
     audio_samples,
     decode_event,
     decode_milliseconds,
+    decode_quality,
     encode_frame,
     encode_milliseconds,
 )
-from edge.backends.protocol import AudioFormat
+from edge.backends.protocol import AudioFormat, CallQuality
 from edge.errors import RemoteProtocolError
 
 MAX_EVENTS: Final = 64
@@ -41,11 +42,11 @@ class Wire(Protocol):
 
 
 class _Answer:
-    """What a ``played`` frame will say."""
+    """What a ``played`` or ``quality`` frame will say."""
 
     def __init__(self) -> None:
         self.came = trio.Event()
-        self.milliseconds = 0
+        self.payload = b""
 
 
 class BackendSession:
@@ -56,6 +57,10 @@ class BackendSession:
         """The public id of the call."""
         self.audio = opened.audio
         """How audio is written in both directions, such as ``pcm16/24000``."""
+        self.config: Mapping[str, object] = (
+            opened.session if isinstance(opened.session, dict) else {}
+        )
+        """What the call was opened with, as in OpenAI's ``session.update``; empty: nothing."""
         self.attempt = opened.attempt
         """Over 1 when the call was open on a connection before that was lost."""
         self.dropped = 0
@@ -73,7 +78,7 @@ class BackendSession:
         self._may_say = opened.window_ms * self.rate // 1000
         self._wider = trio.Event()
         self._flushes = 0
-        self._asked: deque[_Answer] = deque()
+        self._asked: dict[int, deque[_Answer]] = {Kind.PLAYED: deque(), Kind.QUALITY: deque()}
 
     @property
     def rate(self) -> int:
@@ -118,11 +123,11 @@ class BackendSession:
         """Barge-in: silence at once. Returns the milliseconds the client has heard in all."""
         self._flushes += 1
         self._wider.set()
-        return await self._ask(Kind.FLUSH)
+        return await self._ask_played(Kind.FLUSH)
 
     async def pause(self) -> int:
         """Hold back what is not played yet; returns as ``flush`` does."""
-        return await self._ask(Kind.PAUSE)
+        return await self._ask_played(Kind.PAUSE)
 
     async def resume(self) -> None:
         """Go on where ``pause`` stopped."""
@@ -130,7 +135,11 @@ class BackendSession:
 
     async def played(self) -> int:
         """Milliseconds that the client has heard in all."""
-        return await self._ask(Kind.PLAYED)
+        return await self._ask_played(Kind.PLAYED)
+
+    async def quality(self) -> CallQuality:
+        """How the network treats the call now."""
+        return decode_quality(await self._ask(Kind.QUALITY, Kind.QUALITY))
 
     async def send_event(self, event: Mapping[str, object]) -> None:
         """Send a JSON event to the client."""
@@ -154,9 +163,9 @@ class BackendSession:
             case Kind.WINDOW:
                 self._may_say = decode_milliseconds(frame.payload) * self.rate // 1000
                 self._wider.set()
-            case Kind.PLAYED if self._asked:
-                answer = self._asked.popleft()
-                answer.milliseconds = decode_milliseconds(frame.payload)
+            case Kind.PLAYED | Kind.QUALITY if self._asked[frame.kind]:
+                answer = self._asked[frame.kind].popleft()
+                answer.payload = frame.payload
                 answer.came.set()
             case _:
                 self.dropped += 1
@@ -178,12 +187,15 @@ class BackendSession:
     async def _send(self, kind: Kind, payload: bytes = b"") -> None:
         await self._wire.send(encode_frame(kind, self._number, payload))
 
-    async def _ask(self, kind: Kind) -> int:
+    async def _ask_played(self, kind: Kind) -> int:
+        return decode_milliseconds(await self._ask(kind, Kind.PLAYED))
+
+    async def _ask(self, kind: Kind, answered_by: Kind) -> bytes:
         answer = _Answer()
         frame = encode_frame(kind, self._number)
-        await self._wire.send(frame, before=lambda: self._asked.append(answer))
+        await self._wire.send(frame, before=lambda: self._asked[answered_by].append(answer))
         await answer.came.wait()
-        return answer.milliseconds
+        return answer.payload
 
 
 def _cut(audio: AudioFormat, payload: bytes) -> Iterator[tuple[bytes, int]]:

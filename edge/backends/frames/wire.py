@@ -1,8 +1,8 @@
 """The frames protocol's bytes: header, kinds, payloads; docs/backend-protocol.md.
 
 A frame is nine bytes of header and its payload: ``length`` of the payload (u32), ``kind`` (u8),
-``session`` (u32), all big-endian. Only ``open``, ``event`` and ``close`` hold JSON. Amounts of
-audio are milliseconds in a u32.
+``session`` (u32), all big-endian. Only ``open``, ``event``, ``close`` and ``quality`` hold JSON.
+Amounts of audio are milliseconds in a u32.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
-from edge.backends.protocol import PCM_RATES, AudioFormat
+from edge.backends.protocol import PCM_RATES, AudioFormat, CallQuality
 from edge.errors import RemoteProtocolError
 from edge.wire.opus import CLOCK_RATE, opus_samples
 
@@ -53,6 +53,7 @@ class Kind(IntEnum):
     CLOSE = 9
     PING = 10
     PONG = 11
+    QUALITY = 12
 
 
 class CloseReason(StrEnum):
@@ -95,6 +96,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
     """How much audio the backend may send before the first ``window`` frame."""
     attempt: _U32 = 1
     """2 and more: the call was open on another connection before, which was lost."""
+    session: dict[str, object] | msgspec.UnsetType = msgspec.UNSET
+    """The session configuration that the call was opened with, in OpenAI's dialect."""
 
 
 class Close(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +166,16 @@ def decode_open(payload: bytes) -> Open:
 def decode_close(payload: bytes) -> Close:
     """Read the payload of ``close``."""
     return _decode_json(payload, Close) if payload else Close()
+
+
+def encode_quality(quality: CallQuality) -> bytes:
+    """Write the payload of the answer to ``quality``."""
+    return msgspec.json.encode(quality)
+
+
+def decode_quality(payload: bytes) -> CallQuality:
+    """Read it."""
+    return _decode_json(payload, CallQuality)
 
 
 def decode_event(payload: bytes) -> bytes:

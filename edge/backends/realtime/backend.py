@@ -6,56 +6,44 @@ The key comes from a file or the environment, and goes into the handshake's head
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from random import random
 
+import msgspec
+
 from edge.backends.protocol import AudioFormat, Call, EventSink, Speaker
+from edge.backends.realtime import events as realtime_events
 from edge.backends.realtime.connection import OpenStream, Target, open_stream
 from edge.backends.realtime.conversation import Line, RealtimeConversation
 from edge.backends.realtime.machine import RealtimeMachine
 from edge.backends.realtime.profile import Profile, load_profile
 from edge.backends.realtime.profiles import PROFILES
+from edge.config import BackendConfig
 from edge.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class RealtimeSettings:
-    """What the configuration says; an empty text is the profile's own."""
-
-    profile: str = "openai"
-    """One of PROFILES or a TOML file."""
-    url: str = ""
-    model: str = ""
-    voice: str = ""
-    instructions: str = ""
-    api_key_file: str = ""
-    ca_file: str = ""
-    connect_seconds: float = 5.0
-    """From the start of a connection to the server's first event."""
+from edge.session_config import decode_session, merge
 
 
 def make_realtime(
-    settings: RealtimeSettings,
+    config: BackendConfig,
     environ: Mapping[str, str],
     *,
     open_stream: OpenStream = open_stream,
     random: Callable[[], float] = random,
 ) -> RealtimeBackend:
-    """Make the backend; raises ConfigError."""
-    profile = find_profile(settings.profile)
-    key = _read_key(settings, profile, environ)
-    url = profile.target(settings.url, settings.model)
+    """Make the backend; an empty text of ``config`` is the profile's own. Raises ConfigError."""
+    profile = find_profile(config.profile)
+    key = _read_key(config, profile, environ)
+    url = profile.target(config.url, config.model)
     try:
-        target = Target.of(url, profile.handshake(key), ca_file=settings.ca_file)
+        target = Target.of(url, profile.handshake(key), ca_file=config.ca_file)
     except OSError:
         raise ConfigError("backend.ca_file: it can not be read as certificates") from None
     except ValueError:
         raise ConfigError(
             f"backend.url: profile {profile.name} needs a ws: or wss: URL here"
         ) from None
-    line = Line(target, settings.connect_seconds, open_stream, random)
-    return RealtimeBackend(profile, line, settings)
+    line = Line(target, config.connect_seconds, open_stream, random)
+    return RealtimeBackend(profile, line, config)
 
 
 def find_profile(name: str) -> Profile:
@@ -67,11 +55,11 @@ def find_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
-def _read_key(settings: RealtimeSettings, profile: Profile, environ: Mapping[str, str]) -> str:
+def _read_key(config: BackendConfig, profile: Profile, environ: Mapping[str, str]) -> str:
     key = environ.get(profile.key_variable, "")
-    if settings.api_key_file:
+    if config.api_key_file:
         try:
-            key = Path(settings.api_key_file).read_text(encoding="utf-8")
+            key = Path(config.api_key_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             raise ConfigError("backend.api_key_file: it can not be read") from None
     key = key.strip()
@@ -88,19 +76,31 @@ def _read_key(settings: RealtimeSettings, profile: Profile, environ: Mapping[str
 class RealtimeBackend:
     """All sessions' way to one server; made by ``make_realtime``."""
 
-    def __init__(self, profile: Profile, line: Line, settings: RealtimeSettings) -> None:
+    def __init__(self, profile: Profile, line: Line, config: BackendConfig) -> None:
         self._profile = profile
         self.line = line
-        self._settings = settings
+        self._config = config
 
     def wants(self, codec: AudioFormat) -> AudioFormat:
         """See ``Profile.wants``."""
         return self._profile.wants(codec)
 
+    answers_session = True
+    """The server says what the session is."""
+
     def open(self, call: Call, speaker: Speaker, events: EventSink) -> RealtimeConversation:
         """Make one session's conversation; it connects when it runs."""
         first = self._profile.first_session(
-            call.audio, voice=self._settings.voice, instructions=self._settings.instructions
+            call.audio, voice=self._config.voice, instructions=self._config.instructions
         )
+        if call.session_config is not None and isinstance(first, dict):
+            first = merge(first, _without_ours(self._profile, call.session_config))
         machine = RealtimeMachine(self._profile, call.audio, speaker, events, first_session=first)
         return RealtimeConversation(self.line, call, speaker, machine)
+
+
+def _without_ours(profile: Profile, config: bytes) -> dict[str, object]:
+    """What a call was opened with, but for the audio's formats and the model, which are ours."""
+    event = msgspec.json.encode({"session": decode_session(config)})
+    left = realtime_events.without(event, (*profile.fixed, "session.model"))
+    return msgspec.json.decode(left, type=dict[str, dict[str, object]])["session"]

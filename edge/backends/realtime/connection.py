@@ -104,11 +104,15 @@ async def open_stream(target: Target) -> trio.abc.Stream:
 
 @asynccontextmanager
 async def connected(
-    target: Target, *, seconds: float, open_stream: OpenStream = open_stream
+    target: Target,
+    *,
+    seconds: float,
+    open_stream: OpenStream = open_stream,
+    farewell: Callable[[], str] = lambda: "",
 ) -> AsyncGenerator[WebSocketConnection]:
     """Hold a connection; what fails inside the block or below is raised as ConnectionLost.
 
-    ``seconds`` bound the way to the open WebSocket.
+    ``seconds`` bound the way to the open WebSocket; ``farewell`` gives the text of our close frame.
     """
     deadline = trio.current_time() + seconds
     stream = _Watched(await _open(target, deadline, open_stream))
@@ -120,7 +124,7 @@ async def connected(
                 yield socket
             finally:
                 with trio.move_on_after(GOODBYE_SECONDS, shield=True):
-                    await socket.aclose()
+                    await socket.aclose(reason=farewell())
             nursery.cancel_scope.cancel()
     except* (ConnectionLost, ConnectionRejected, ConnectionClosed, *PROTOCOL_ERRORS) as group:
         lost = _as_lost(group)
@@ -137,6 +141,7 @@ class _Watched(trio.abc.Stream):
         self.ended = trio.Event()
         self.limit: int | None = MAX_HANDSHAKE
         self._stream = stream
+        self._sending = trio.Lock()  # its reader answers pings and closes while we send
         self._torn = False  # a part of a message was sent: nothing may follow it
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -153,11 +158,12 @@ class _Watched(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self._torn:
-            raise trio.BrokenResourceError("a message was cut off")
-        self._torn = True
-        await self._stream.send_all(data)
-        self._torn = False
+        async with self._sending:
+            if self._torn:
+                raise trio.BrokenResourceError("a message was cut off")
+            self._torn = True
+            await self._stream.send_all(data)
+            self._torn = False
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()

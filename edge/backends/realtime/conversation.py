@@ -42,9 +42,16 @@ class Line:
     open_stream: OpenStream
     random: Callable[[], float]
 
-    def connected(self) -> AbstractAsyncContextManager[WebSocketConnection]:
+    def connected(
+        self, farewell: Callable[[], str]
+    ) -> AbstractAsyncContextManager[WebSocketConnection]:
         """Hold a connection."""
-        return connected(self.target, seconds=self.connect_seconds, open_stream=self.open_stream)
+        return connected(
+            self.target,
+            seconds=self.connect_seconds,
+            open_stream=self.open_stream,
+            farewell=farewell,
+        )
 
 
 class RealtimeConversation:
@@ -101,7 +108,7 @@ class RealtimeConversation:
         self._machine.connect()
         try:
             async with (
-                self._line.connected() as socket,
+                self._line.connected(self._farewell) as socket,
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(self._send, socket)
@@ -158,6 +165,9 @@ class RealtimeConversation:
         while (level := self._machine.feed_below) is not None:
             await self._speaker.wait_queued_below(level)
             self._machine.feed()
+
+    def _farewell(self) -> str:
+        return self._machine.end_reason or ""
 
     def _wake(self) -> None:
         if self._machine.outbox.is_ready:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from edge.errors import RemoteProtocolError
+from edge.errors import EndReason, RemoteProtocolError
 
 AUDIO_DELTA: Final = "response.output_audio.delta"
 OWN_PREFIX: Final = "edge_"
@@ -58,6 +58,12 @@ class ResponseEvent(msgspec.Struct, frozen=True):
     """``response.created`` and ``response.done``."""
 
     response: ResponseName
+
+
+class SessionEnded(msgspec.Struct, frozen=True):
+    """``session.ended``, the edge's own."""
+
+    reason: EndReason
 
 
 class ErrorBody(msgspec.Struct, frozen=True):

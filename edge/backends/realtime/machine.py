@@ -22,7 +22,7 @@ from edge.backends.realtime.answer import Layout
 from edge.backends.realtime.outbox import Outbox
 from edge.backends.realtime.playback import Heard, Playback, Truncated
 from edge.backends.realtime.profile import Profile
-from edge.errors import Drop, RemoteProtocolError
+from edge.errors import Drop, EndReason, RemoteProtocolError
 
 CHUNK_SECONDS: Final = 0.04
 """Audio of one ``input_audio_buffer.append``, at least."""
@@ -56,6 +56,8 @@ class RealtimeMachine:
             max_append_bytes=layout.bytes_of(MAX_APPEND_SECONDS),
             max_audio_bytes=layout.bytes_of(MAX_UNSENT_SECONDS),
         )
+        self.end_reason: EndReason | None = None
+        """Why the session is over, once it is."""
         self.errors = 0
         """How many error events came that were not about events of our own."""
         self.last_error = ""
@@ -118,8 +120,8 @@ class RealtimeMachine:
         match events.decode_event(event, events.Head).type:
             case "output_audio_buffer.clear":
                 self._interrupt()
-            case "session.ended":  # the edge's own, not the server's business
-                pass
+            case "session.ended":  # the edge's own; the connection's last frame tells the server
+                self.end_reason = events.decode_event(event, events.SessionEnded).reason
             case "session.update" | "response.create":
                 self.outbox.put_event(events.without(event, self._profile.fixed))
             case _:

@@ -1,29 +1,38 @@
-"""``python -m edge.demo_voice --address unix:/PATH``: serve the demo voice until a signal."""
+"""The demo voice as a process: ``edge demo-voice``."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Final
 
-import click
+import msgspec
 import structlog
 import trio
 
-from edge import logs
 from edge.backends.server import BackendSession, serve_backend
-from edge.config import LogConfig
 from edge.demo_voice.conversation import Conversation
 from edge.demo_voice.ears import Ears, open_ears
 from edge.demo_voice.mouth import Mouth
 from edge.demo_voice.vad import RATE
+from edge.ready import StartupError
 
 AUDIO: Final = f"pcm16/{RATE}"
 MAX_SESSIONS: Final = 32
 """One core recognises for some dozens: a sentence takes 20 to 600 ms of it."""
 
 log = structlog.get_logger()
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """The one line on stdout when it serves."""
+
+    ready: bool = True
+    role: str = "demo-voice"
+    address: str
+    pid: int
 
 
 class Demo:
@@ -45,20 +54,26 @@ class Demo:
                     conversation.hear(heard)
 
 
-@click.command()
-@click.option("--address", required=True, metavar="unix:PATH|HOST:PORT", help="Listen here.")
-@click.option("--with-parent", is_flag=True, help="End when stdin is closed.")
-def main(address: str, with_parent: bool) -> None:
-    """Answer offline, on the frames protocol, with audio as pcm16/16000.
+def serve(address: str, *, with_parent: bool) -> None:
+    """Answer on ``unix:/PATH`` or HOST:PORT until SIGTERM or SIGINT; raises StartupError.
 
-    Writes one line to stdout when it serves, and ends on SIGTERM or SIGINT.
+    ``with_parent`` ends it with our stdin as well.
     """
-    logs.configure(LogConfig())
     try:
         trio.run(_serve, address, with_parent)
-    except OSError as error:
-        click.echo(f"demo-voice: {address}: {error.strerror}", err=True)
-        sys.exit(1)
+    except ExceptionGroup as group:
+        causes = list(_causes(group))
+        if not all(isinstance(cause, OSError) for cause in causes):
+            raise
+        raise StartupError(f"--address {address}: {causes[0]}") from None
+
+
+def _causes(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for inner in error.exceptions:
+            yield from _causes(inner)
+    else:
+        yield error
 
 
 async def _serve(address: str, with_parent: bool) -> None:
@@ -67,11 +82,12 @@ async def _serve(address: str, with_parent: bool) -> None:
         serve_backend(address, Demo(ears).converse, max_sessions=MAX_SESSIONS) as bound,
         trio.open_nursery() as nursery,
     ):
-        print(f"ready {bound}", flush=True)
-        log.info("demo voice", address=bound)
-        if with_parent:
-            nursery.start_soon(_watch_parent, nursery.cancel_scope)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            line = msgspec.json.encode(Serving(address=bound, pid=os.getpid()))
+            print(line.decode(), flush=True)
+            log.info("demo voice", address=bound)
+            if with_parent:
+                nursery.start_soon(_watch_parent, nursery.cancel_scope)
             await anext(signals)
         nursery.cancel_scope.cancel()
 
@@ -82,7 +98,3 @@ async def _watch_parent(scope: trio.CancelScope) -> None:
         while await stream.receive_some(1024):
             pass
     scope.cancel()
-
-
-if __name__ == "__main__":
-    main(prog_name="demo-voice")
