@@ -17,7 +17,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from operator import itemgetter
 from typing import Final, NamedTuple, Protocol
@@ -26,6 +25,7 @@ import structlog
 
 from edge.address import Address
 from edge.registry.protocol import RelayRecord
+from edge.rendezvous import weigh
 
 EARTH_KILOMETRES: Final = 6_371.0
 NEAR_KILOMETRES: Final = 150.0
@@ -106,6 +106,17 @@ def place_of(headers: Headers, peer: str | None, settings: GeoSettings) -> Place
     return Place(region, point) if region or point else None
 
 
+def client_address(headers: Headers, peer: str | None, settings: GeoSettings) -> str:
+    """Find the address to hold a client to; empty where it is not known.
+
+    A front's header counts only where its networks are named (``fronts``): what everybody may
+    write limits nobody.
+    """
+    believed = bool(settings.fronts) and _is_front(peer, settings.fronts)
+    address = _Believed(headers, settings).address() if believed else None
+    return address or peer or ""
+
+
 def distance(one: Point, other: Point) -> float:
     """Measure the great circle between two points, in kilometres (haversine)."""
     phi_1, phi_2 = math.radians(one.latitude), math.radians(other.latitude)
@@ -152,6 +163,25 @@ def pick(
     return picked + (elsewhere if len(regions) == 1 and elsewhere else rest)[:1]
 
 
+class Candidates(NamedTuple):
+    """What a client is told of relays, best first."""
+
+    udp: list[Address]
+    tcp: list[Address]
+
+
+def candidates(relays: Sequence[RelayRecord]) -> Candidates:
+    """List the addresses of relays; of each first IPv6, then IPv4 (RFC 8421, section 4)."""
+    listeners = [
+        listener
+        for relay in relays
+        for listener in sorted(relay.listeners, key=lambda each: ":" not in each.public[0])
+    ]
+    udp = [listener.public for listener in listeners if listener.transport == "udp"]
+    tcp = [listener.public for listener in listeners if listener.transport == "tcp"]
+    return Candidates(udp, tcp)
+
+
 def _healthiest(relays: Sequence[RelayRecord]) -> Sequence[RelayRecord]:
     staying = [relay for relay in relays if not relay.draining]
     return [relay for relay in staying if _load(relay) < 1.0] or staying or relays
@@ -168,7 +198,7 @@ def _remoteness(relay: RelayRecord, place: Place | None) -> tuple[bool, float]:
 
 
 def _burden(relay: RelayRecord, cluster: int, session: str) -> tuple[bool, int, bytes, int, str]:
-    turn = blake2b(f"{session}|{relay.cluster}|{relay.name}".encode(), digest_size=8).digest()
+    turn = weigh(f"{relay.cluster}|{relay.name}", session.encode())
     return relay.cluster != cluster, int(10 * _load(relay)), turn, relay.cluster, relay.name
 
 

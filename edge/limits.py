@@ -21,3 +21,23 @@ class TokenBucket:
             return (1.0 - self._tokens) / self._per_second
         self._tokens -= 1.0
         return 0.0
+
+
+class BucketTable:
+    """A bucket for each of many names; the name that was used longest ago is forgotten first."""
+
+    def __init__(self, per_second: float, *, max_names: int = 10_000) -> None:
+        self._per_second = per_second
+        self._max_names = max_names
+        self._buckets: dict[str, TokenBucket] = {}
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, name: str, *, now: float) -> float:
+        """Take one token of this name's bucket, as ``TokenBucket.take``."""
+        bucket = self._buckets.pop(name, None) or TokenBucket(self._per_second, now=now)
+        self._buckets[name] = bucket
+        if len(self._buckets) > self._max_names:
+            del self._buckets[next(iter(self._buckets))]
+        return bucket.take(now=now)

@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from math import inf
+from math import inf, isnan
 from typing import Final
 
 from edge.address import Address
+from edge.client.channel import CallerChannel
 from edge.client.journal import FRAME_SECONDS, CallStatistics, Journal, SetupTimes
 from edge.client.offer import MID, MID_EXTENSION, OPUS, Answer, Offer
-from edge.errors import Drop, RemoteProtocolError
+from edge.errors import Drop, LocalProtocolError, RemoteProtocolError
 from edge.webrtc.certificate import DtlsCertificate
 from edge.webrtc.dtls import (
     Dtls,
     DtlsClosed,
+    DtlsData,
     DtlsEstablished,
     DtlsFailed,
     DtlsOutput,
+    DtlsState,
     DtlsTransmit,
 )
 from edge.webrtc.srtp import SrtpReceiver, SrtpSender
@@ -51,9 +54,19 @@ class Caller:
     """The machine of one call; inputs return the datagrams to send to ``server``."""
 
     def __init__(
-        self, certificate: DtlsCertificate, *, now: float, frame_seconds: float = FRAME_SECONDS
+        self,
+        certificate: DtlsCertificate,
+        *,
+        now: float,
+        frame_seconds: float = FRAME_SECONDS,
+        channel: CallerChannel | None = None,
     ) -> None:
-        self.offer = Offer.make(certificate.fingerprint)
+        self.offer = Offer.make(
+            certificate.fingerprint,
+            channel=channel is not None,
+            sctp_init=None if channel is None else channel.init,
+        )
+        self.channel = channel
         self.journal = Journal(frame_seconds)
         self.server: Address | None = None
         """The one address that this call speaks to."""
@@ -86,7 +99,8 @@ class Caller:
     def deadline(self) -> float:
         """When ``tick`` wants to be called next."""
         dtls = self._dtls.deadline if self._dtls is not None else inf
-        return inf if self.closed else min(self._next_check, self._next_frame, dtls)
+        channel = self.channel.deadline if self.channel is not None else inf
+        return inf if self.closed else min(self._next_check, self._next_frame, dtls, channel)
 
     def take_answer(self, body: bytes, *, now: float, enter: Address | None = None) -> list[bytes]:
         """Read the SDP answer and begin; RemoteProtocolError when it does not serve.
@@ -113,6 +127,8 @@ class Caller:
             datagrams.append(self._make_check(now))
         if self._dtls is not None and now >= self._dtls.deadline:
             datagrams += self._follow_dtls(self._dtls.tick(now=now), now)
+        if self.channel is not None and now >= self.channel.deadline:
+            datagrams += self._send_packets(self.channel.tick(now=now), now)
         if now - self._next_frame > MAX_LATE_SECONDS:
             self._next_frame = now
         while now >= self._next_frame:
@@ -139,6 +155,12 @@ class Caller:
             else:
                 self.journal.rejected += 1
             return []
+
+    def send_message(self, data: str | bytes, *, now: float) -> list[bytes]:
+        """Send a message on the channel; LocalProtocolError when it is not open."""
+        if self.channel is None or self.closed:
+            raise LocalProtocolError("there is no channel")
+        return self._send_packets(self.channel.send(data, now=now), now)
 
     def stop_checks(self) -> None:
         """Send no further check; the server's consent then runs out."""
@@ -211,11 +233,29 @@ class Caller:
                     self._receiver = SrtpReceiver(keys.profile, keys.remote_key, keys.remote_salt)
                     self.journal.setup.secured = now - self._started
                     self._next_frame = now
+                    datagrams += self._start_channel(now)
+                case DtlsData(data) if self.channel is not None:
+                    datagrams += self._send_packets(self.channel.receive(data, now=now), now)
                 case DtlsClosed() | DtlsFailed():
                     self.closed = True
                 case _:
                     pass
         return datagrams
+
+    def _start_channel(self, now: float) -> list[bytes]:
+        answer = self._answer
+        if self.channel is None or answer is None or not answer.has_channel:
+            return []
+        started = self.channel.start(answer.sctp_init, dtls_client=answer.role == "active", now=now)
+        return self._send_packets(started, now)
+
+    def _send_packets(self, packets: list[bytes], now: float) -> list[bytes]:
+        if self._dtls is None or self._dtls.state is not DtlsState.ESTABLISHED:
+            return []  # a goodbye came in the same datagram
+        sent = [self._follow_dtls(self._dtls.send(packet), now) for packet in packets]
+        if self.channel is not None and self.channel.opened and isnan(self.journal.setup.opened):
+            self.journal.setup.opened = now - self._started
+        return [datagram for each in sent for datagram in each]
 
     # Media
 

@@ -31,6 +31,8 @@ class SetupTimes:
     secured: float = nan
     first_sent: float = nan
     first_echo: float = nan
+    opened: float = nan
+    """The data channel, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Final
 from edge.address import Address
 from edge.errors import RemoteProtocolError
 from edge.wire.fingerprint import Fingerprint
+from edge.wire.sdp_channels import decode_sctp_init, encode_sctp
 
 OPUS: Final = 111
 MID: Final = "0"
@@ -22,7 +23,7 @@ v=0
 o=- {session_id} 2 IN IP4 127.0.0.1
 s=-
 t=0 0
-a=group:BUNDLE {mid}
+a=group:BUNDLE {mids}
 a=msid-semantic: WMS
 m=audio 9 UDP/TLS/RTP/SAVPF 111 0 8
 c=IN IP4 0.0.0.0
@@ -42,6 +43,17 @@ a=rtpmap:0 PCMU/8000
 a=rtpmap:8 PCMA/8000
 a=ssrc:{ssrc} cname:{ufrag}
 """
+_CHANNEL_MID: Final = "1"
+_CHANNEL: Final = """\
+m=application 9 UDP/DTLS/SCTP webrtc-datachannel
+c=IN IP4 0.0.0.0
+a=ice-ufrag:{ufrag}
+a=ice-pwd:{password}
+a=ice-options:trickle
+a=fingerprint:{fingerprint.algorithm} {fingerprint.value}
+a=setup:actpass
+a=mid:{mid}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +64,22 @@ class Offer:
     password: str = field(repr=False)
     fingerprint: Fingerprint
     ssrc: int
+    channel: bool = False
+    """Whether there is a section for data channels as well."""
+    sctp_init: bytes | None = field(default=None, repr=False)
 
     @classmethod
-    def make(cls, fingerprint: Fingerprint) -> Offer:
+    def make(
+        cls, fingerprint: Fingerprint, *, channel: bool = False, sctp_init: bytes | None = None
+    ) -> Offer:
         """Draw credentials and an SSRC; the ufrag and password are ice-chars (RFC 8839, 5.4)."""
         return cls(
             ufrag=secrets.token_hex(4),
             password=secrets.token_hex(16),
             fingerprint=fingerprint,
             ssrc=secrets.randbits(32),
+            channel=channel,
+            sctp_init=sctp_init,
         )
 
     def encode(self) -> bytes:
@@ -72,8 +91,17 @@ class Offer:
             fingerprint=self.fingerprint,
             ssrc=self.ssrc,
             mid=MID,
+            mids=f"{MID} {_CHANNEL_MID}" if self.channel else MID,
             mid_extension=MID_EXTENSION,
         )
+        if self.channel:
+            text += _CHANNEL.format(
+                ufrag=self.ufrag,
+                password=self.password,
+                fingerprint=self.fingerprint,
+                mid=_CHANNEL_MID,
+            )
+            text += "".join(f"{line}\n" for line in encode_sctp(self.sctp_init))
         return text.replace("\n", "\r\n").encode()
 
 
@@ -87,6 +115,9 @@ class Answer:
     role: str
     candidates: tuple[Address, ...] = field(repr=False)
     """Where the server may be reached, best first; at least one."""
+    has_channel: bool = False
+    """Whether it serves data channels."""
+    sctp_init: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def decode(cls, body: bytes) -> Answer:
@@ -102,6 +133,8 @@ class Answer:
             ),
             role="passive" if find(r"a=setup:(active|passive)")[0] == "active" else "active",
             candidates=_candidates(text),
+            has_channel=re.search(r"^m=application [1-9]", text, re.M) is not None,
+            sctp_init=_sctp_init(text),
         )
 
 
@@ -113,6 +146,12 @@ def _finder(text: str) -> Callable[[str], tuple[str, ...]]:
         return match.groups()
 
     return find
+
+
+def _sctp_init(text: str) -> bytes | None:
+    """Our INIT chunk's counterpart, where the server knows SNAP (draft-hancke-tsvwg-snap)."""
+    match = re.search(r"^a=sctp-init:(\S{1,1024})$", text, re.M)
+    return decode_sctp_init(match[1]) if match else None
 
 
 def _candidates(text: str) -> tuple[Address, ...]:

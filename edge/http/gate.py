@@ -1,16 +1,15 @@
 """Who may call: the checks every request passes before a route sees it.
 
-With API keys configured, everything under the session paths needs one of them. Without, the
-server is open to its own machine only, and a web page must not be able to borrow that openness:
-the Host header must name a loopback host (a page whose name was re-bound to 127.0.0.1 sends its
-own), and a request that changes something must come from our own page or an allowed origin.
-CORS is an exact list of origins (Fetch standard, section 3.2).
+With API keys configured, everything under the session paths needs one of them, or a client secret
+(``http.keys``). Without, the server is open to its own machine only, and a web page must not be
+able to borrow that openness: the Host header must name a loopback host (a page whose name was
+re-bound to 127.0.0.1 sends its own), and a request that changes something must come from our own
+page or an allowed origin. CORS is an exact list of origins (Fetch standard, section 3.2).
 """
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Sequence
+from collections import Counter
 from ipaddress import ip_address
 from typing import Final
 
@@ -23,18 +22,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge.address import parse_address
 from edge.config import HttpConfig
 from edge.errors import ConfigError
-from edge.http.problem import Problem
+from edge.http.keys import Keyring, remember
+from edge.http.problem import Cause, Problem
 
 log = structlog.get_logger()
 
-PROTECTED: Final = ("/v1/", "/whip")
-"""Path prefixes that need an API key."""
+PROTECTED: Final = ("/v1/", "/whip", "/api/")
+"""Path prefixes that need an API key or a client secret."""
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_ALLOW_METHODS: Final = "GET, POST, DELETE, OPTIONS"
+_ALLOW_METHODS: Final = "GET, POST, PATCH, DELETE, OPTIONS"
 _ALLOW_HEADERS: Final = (
-    "authorization, content-type, if-match, openai-beta, x-openai-agents-sdk, x-requested-with"
+    "authorization, content-type, etag, if-match, openai-beta, x-openai-agents-sdk, "
+    "x-requested-with"
 )
 _EXPOSE_HEADERS: Final = "Location, ETag, Link, Retry-After, Access-Control-Allow-Methods"
 _PREFLIGHT_SECONDS: Final = 600
@@ -58,17 +59,30 @@ def is_loopback(bind: str) -> bool:
 
 
 class Gate:
-    """ASGI middleware: host, origin, key and CORS checks, and errors as problem JSON."""
+    """ASGI middleware: host, origin, key and CORS checks, and errors as problem JSON.
 
-    def __init__(self, app: ASGIApp, *, http: HttpConfig) -> None:
+    ``keyring`` tells who asks for something protected; None where nothing is. What is refused is
+    counted in ``refusals``.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        http: HttpConfig,
+        keyring: Keyring | None = None,
+        refusals: Counter[Cause] | None = None,
+    ) -> None:
         self._app = app
-        self._keys = [key.encode() for key in http.api_keys]
+        self._keyring = keyring
+        self._refusals = Counter[Cause]() if refusals is None else refusals
+        self._is_open = not http.api_keys
         self._origins = frozenset(http.cors_origins)
         self._hosts = _own_hosts(http)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
+        """Serve one request or one WebSocket."""
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -80,22 +94,36 @@ class Gate:
             else:
                 await self._app(scope, receive, answer.send)
         except Problem as problem:
-            await problem.response()(scope, receive, answer.send)
+            await self._refuse(problem, scope, receive, answer)
         except ClientDisconnect:
             pass
         except Exception:
-            log.exception("request_failed", method=scope["method"])
-            if not answer.started:
-                bug = Problem(500, "internal_error", "the server has failed on this request")
-                await bug.response()(scope, receive, answer.send)
+            log.exception("request_failed", method=scope.get("method", "websocket"))
+            bug = Problem(Cause.INTERNAL_ERROR, "the server has failed on this request")
+            await self._refuse(bug, scope, receive, answer)
+
+    async def _refuse(
+        self, problem: Problem, scope: Scope, receive: Receive, answer: _Answer
+    ) -> None:
+        self._refusals[problem.cause] += 1
+        if answer.started:
+            return
+        if scope["type"] == "http":
+            await problem.response()(scope, receive, answer.send)
+            return
+        response = problem.response()  # to a handshake, in the way of ASGI's extension
+        start = {"status": response.status_code, "headers": response.raw_headers}
+        await answer.send({"type": "websocket.http.response.start", **start})
+        await answer.send({"type": "websocket.http.response.body", "body": response.body})
 
     def _check(self, scope: Scope, headers: Headers) -> None:
+        method = scope.get("method", "")  # a WebSocket has none, and can do anything
         if self._hosts is not None and _host_name(headers.get("host", "")) not in self._hosts:
-            raise Problem(421, "wrong_host", "this server is open to its own machine only")
-        if not self._keys and scope["method"] not in SAFE_METHODS:
+            raise Problem(Cause.WRONG_HOST, "this server is open to its own machine only")
+        if self._is_open and method not in SAFE_METHODS:
             self._check_origin(headers)
-        if scope["path"].startswith(PROTECTED) and scope["method"] != "OPTIONS" and self._keys:
-            check_bearer(headers.get("authorization", ""), self._keys)
+        if self._keyring and scope["path"].startswith(PROTECTED) and method != "OPTIONS":
+            remember(scope, self._keyring.authenticate(headers.get("authorization", "")))
 
     def _check_origin(self, headers: Headers) -> None:
         origin = headers.get("origin")
@@ -105,7 +133,7 @@ class Gate:
             or headers.get("sec-fetch-site") == "same-origin"
             or origin.partition("://")[2] == headers.get("host")
         ):
-            raise Problem(403, "origin_not_allowed", "pages of this origin may not call")
+            raise Problem(Cause.ORIGIN_NOT_ALLOWED, "pages of this origin may not call")
 
     def _cors_headers(self, headers: Headers) -> dict[str, str]:
         if not self._origins:
@@ -121,7 +149,7 @@ class Gate:
 
     def _preflight(self, headers: Headers) -> Response:
         if headers["origin"] not in self._origins:
-            raise Problem(403, "origin_not_allowed", "pages of this origin may not call")
+            raise Problem(Cause.ORIGIN_NOT_ALLOWED, "pages of this origin may not call")
         return Response(
             status_code=204,
             headers={
@@ -141,31 +169,15 @@ class _Answer:
         self._headers = {"X-Content-Type-Options": "nosniff", **headers}
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.started = True
-            MutableHeaders(scope=message).update(self._headers)
+        match message["type"]:
+            case "http.response.start" | "websocket.http.response.start":
+                self.started = True
+                MutableHeaders(scope=message).update(self._headers)
+            case "websocket.accept" | "websocket.close":
+                self.started = True
+            case _:
+                pass
         await self._send(message)
-
-
-def check_bearer(authorization: str, keys: Sequence[bytes]) -> None:
-    """Raise a 401 Problem unless the header holds one of the keys (RFC 6750, section 2.1)."""
-    scheme, _, credential = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not credential:
-        raise Problem(
-            401,
-            "missing_api_key",
-            "an API key is needed, as in: Authorization: Bearer KEY",
-            {"WWW-Authenticate": 'Bearer realm="edge"'},
-        )
-    given = credential.strip().encode("latin-1", "replace")
-    # Every key is compared, so that the time taken does not tell which one was close.
-    if not sum(hmac.compare_digest(given, key) for key in keys):
-        raise Problem(
-            401,
-            "invalid_api_key",
-            "the API key is wrong",
-            {"WWW-Authenticate": 'Bearer realm="edge", error="invalid_token"'},
-        )
 
 
 def _own_hosts(http: HttpConfig) -> frozenset[str] | None:
@@ -183,7 +195,7 @@ def _host_name(host: str) -> str:
 
 def _is_preflight(scope: Scope, headers: Headers) -> bool:
     return (
-        scope["method"] == "OPTIONS"
+        scope.get("method") == "OPTIONS"
         and "origin" in headers
         and "access-control-request-method" in headers
     )

@@ -1,11 +1,11 @@
-"""HTTP/1.1 connections: accepted, bounded and ended by us, spoken by hypercorn.
+"""HTTP/1.1 connections: accepted, bounded and ended by us, spoken by hypercorn (``http1``).
 
-hypercorn's own Trio server lets exceptions out that end the whole server, and waits without bound
-for clients that do not read. So only its protocol object is used, and a connection is ours: one
-reader task, one cancel scope with one deadline. The deadline moves twice a request: at the first
-byte of it (the request must be read, served and answered ``request_timeout_seconds`` later) and at
-the end of its response (the next one must start within the same time). Nothing is shielded, so the
-deadline holds whatever the client does. HTTP/2 and protocol upgrades are not spoken.
+A connection is one task, which runs the application as well, and one cancel scope with one
+deadline. The deadline moves twice a request: at the first byte of it (the request must be read,
+served and answered ``request_timeout_seconds`` later) and at the end of its response (the next one
+must start within the same time). A WebSocket that was accepted lasts as long as its client answers
+pings and reads. Nothing is shielded, so the deadline holds whatever the client does. HTTP/2 is not
+spoken, and upgrades to anything but WebSocket are ignored.
 
 To end a connection, our side is shut first and what still arrives is thrown away for a moment:
 closing a socket with unread bytes resets it, and the client would lose the response that says why.
@@ -17,31 +17,25 @@ import math
 import ssl
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
-from typing import Final, cast
+from typing import Final
 
-import h11
 import structlog
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ConnectionState
 from starlette.types import ASGIApp
 
+from edge.address import Address
 from edge.config import HttpConfig
+from edge.http.http1 import Http1, Service
 from edge.http.listen import HttpListener
 
 log = structlog.get_logger()
 
-MAX_HEADER_BYTES: Final = 16_384
-MAX_QUEUED_CHUNKS: Final = 1_024
-"""Of a body, between reader and application."""
 MAX_DISCARD_BYTES: Final = 1_048_576
 CLOSE_SECONDS: Final = 1.0
+SILENCE_SECONDS: Final = 60.0
+"""A WebSocket is cut when its client is not heard for this time; it must answer pings."""
 RECEIVE_BYTES: Final = 8_192
 """Small, because h11 holds a head to its limit only between two receives."""
 LOG_SECONDS: Final = 10.0
@@ -57,7 +51,7 @@ class HttpEvent(StrEnum):
     REFUSED = "refused"
     """Closed at once: too many connections."""
     TIMED_OUT = "timed_out"
-    """Cut in the middle of a request, a handshake or a response."""
+    """Cut in the middle of a request, a handshake or a response, or as a silent WebSocket."""
     BUG = "bug"
     """An exception was contained; the log has the traceback."""
 
@@ -68,9 +62,7 @@ class HttpServer:
     def __init__(self, app: ASGIApp, *, http: HttpConfig) -> None:
         self.events: Counter[HttpEvent] = Counter()
         self.timeout: Final = http.request_timeout_seconds
-        self.app: Final = ASGIWrapper(cast(ASGIFramework, app))
-        self.config: Final = _hypercorn_config()
-        self.context: Final = WorkerContext(None)
+        self.service: Final = Service(app)
         self._max_connections = http.max_connections
         self._open: set[_Connection] = set()
         self._next_log = -math.inf
@@ -97,7 +89,7 @@ class HttpServer:
                 await stop.wait()
                 accepting.cancel_scope.cancel()
             connections.cancel_scope.deadline = trio.current_time() + grace_seconds
-            await self.context.terminated.set()
+            await self.service.stop()
             for connection in tuple(self._open):
                 connection.stop()
 
@@ -132,11 +124,12 @@ class HttpServer:
 
 
 class _Connection:
-    """One client's connection: its reader, and the one deadline it is under."""
+    """One client's connection, and the one deadline it is under."""
 
     def __init__(
         self, server: HttpServer, socket_stream: trio.SocketStream, tls: ssl.SSLContext | None
     ) -> None:
+        self.is_closing = False
         self._server = server
         self._socket = socket_stream.socket
         self._stream: _Stream = socket_stream
@@ -144,22 +137,18 @@ class _Connection:
             self._stream = trio.SSLStream(
                 socket_stream, tls, server_side=True, https_compatible=True
             )
-        self._scope = trio.CancelScope()
+        self._scope = trio.CancelScope(deadline=trio.current_time() + server.timeout)
         self._sending = trio.Lock()
         self._idle = True
-        self._closing = False
+        self._at_eof = False
+        self._is_websocket = False
+        self._send_seconds = math.inf  # beyond the deadline of a request
 
     async def run(self) -> None:
         """Serve requests until either side is done or the deadline passes."""
-        self._set_deadline()
         with self._scope:
-            try:
-                await self._serve()
-            except* h11.LocalProtocolError:
-                # hypercorn tries to finish a response that was cancelled half-way.
-                if trio.current_effective_deadline() > -math.inf:
-                    raise
-        if self._scope.cancelled_caught and not (self._idle or self._closing):
+            await self._serve()
+        if self._scope.cancelled_caught and not (self._idle or self.is_closing):
             self._server.events[HttpEvent.TIMED_OUT] += 1
 
     def stop(self) -> None:
@@ -172,111 +161,82 @@ class _Connection:
             self._idle = False
             await self._stream.do_handshake()
             self._idle = True
-        async with TaskGroup() as tasks:
-            server = self._server
-            self._protocol = _Http1(
-                server.app,
-                server.config,
-                server.context,
-                tasks,
-                ConnectionState({}),
-                isinstance(self._stream, trio.SSLStream),
-                _host_and_port(self._socket.getpeername()),
-                _host_and_port(self._socket.getsockname()),
-                self._handle_event,
-            )
-            await self._read()
+        protocol = Http1(
+            self._server.service,
+            self,
+            is_secure=isinstance(self._stream, trio.SSLStream),
+            client=_host_and_port(self._socket.getpeername()),
+            server=_host_and_port(self._socket.getsockname()),
+        )
+        while not self.is_closing and (data := await self.receive()):
+            await protocol.receive_data(data)
+        await self._discard()
 
-    async def _read(self) -> None:
+    async def _discard(self) -> None:
         discarded = 0
-        while discarded <= MAX_DISCARD_BYTES:
-            data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
-            if not data:
-                break
-            if self._closing:
-                discarded += len(data)
-                continue
-            self._begin_request()
-            await self._protocol.handle(RawData(data))
-        await self._protocol.handle(Closed())
+        while not self._at_eof and discarded <= MAX_DISCARD_BYTES:
+            discarded += len(await self.receive())
 
-    async def _handle_event(self, event: Event) -> None:
+    def _set_deadline(self) -> None:
+        if not self.is_closing:
+            seconds = SILENCE_SECONDS if self._is_websocket else self._server.timeout
+            self._scope.deadline = trio.current_time() + seconds
+
+    # What the protocol needs; see ``Wire``
+
+    async def receive(self) -> bytes:
+        """Read what comes next; nothing when the client has ended its side or is gone."""
+        data = b""
+        if not self._at_eof:
+            with suppress(trio.BrokenResourceError):
+                data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        self._at_eof = not data
+        if self._is_websocket:
+            self._set_deadline()
+        elif data:
+            self.begin_request()
+        return data
+
+    async def send(self, data: bytes) -> None:
+        """Write all of it; when the client went away or does not read, cancel the task."""
         try:
-            match event:
-                case RawData(data=data):
-                    async with self._sending:
-                        await self._stream.send_all(data)
-                case Updated(idle=True):
-                    self._idle = True
-                    self._set_deadline()
-                case Updated():
-                    self._begin_request()
-                case Closed():
-                    await self._shut()
-                case _:
-                    pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # The client went away: the application need not know more than that it is cancelled.
-            self._closing = True
+            async with self._sending:
+                with trio.fail_after(self._send_seconds):
+                    await self._stream.send_all(data)
+        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # The application need not know more than that it is cancelled.
+            self.is_closing = not isinstance(error, trio.TooSlowError)
             self._scope.cancel()
+            await trio.lowlevel.checkpoint()
 
-    def _begin_request(self) -> None:
+    async def shut(self) -> None:
+        """Send no more, and give the client a moment to read what there is."""
+        if self.is_closing:
+            return
+        self.is_closing = True
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_SECONDS)
+        if isinstance(self._stream, trio.SocketStream):
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                async with self._sending:
+                    await self._stream.send_eof()
+
+    def begin_request(self) -> None:
+        """A request has begun: its time runs."""
         if self._idle:
             self._idle = False
             self._set_deadline()
 
-    async def _shut(self) -> None:
-        if self._closing:
-            return
-        self._closing = True
-        self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_SECONDS)
-        if isinstance(self._stream, trio.SocketStream):
-            async with self._sending:
-                await self._stream.send_eof()
+    def end_request(self, *, is_next_here: bool) -> None:
+        """A request was answered: the time for the next one runs."""
+        self._idle = not is_next_here
+        self._set_deadline()
 
-    def _set_deadline(self) -> None:
-        if not self._closing:
-            self._scope.deadline = trio.current_time() + self._server.timeout
+    def begin_websocket(self) -> None:
+        """A WebSocket was accepted: there are no more requests."""
+        self._is_websocket = True
+        self._send_seconds = self._server.timeout
+        self._set_deadline()
 
 
-class _Http1(H11Protocol):
-    """hypercorn's HTTP/1.1 that answers a request for an upgrade as if it had not asked.
-
-    A server may ignore Upgrade (RFC 9110, section 7.8); hypercorn's upgrade paths raise on
-    malformed requests.
-    """
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        pass
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}:
-            await self._refuse_framing()
-            return
-        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
-        await super()._create_stream(
-            h11.Request(
-                method=request.method,
-                target=request.target,
-                headers=headers,
-                http_version=request.http_version,
-            )
-        )
-
-    async def _refuse_framing(self) -> None:
-        """A body with two lengths: a proxy before us may see another request (RFC 9112, 6.1)."""
-        await self._send_error_response(400)
-        await self.send(Closed())
-
-
-def _hypercorn_config() -> HypercornConfig:
-    config = HypercornConfig()
-    config.errorlog = None
-    config.h11_max_incomplete_size = MAX_HEADER_BYTES
-    config.max_app_queue_size = MAX_QUEUED_CHUNKS
-    config.include_server_header = False
-    return config
-
-
-def _host_and_port(address: tuple[str, int]) -> tuple[str, int]:
+def _host_and_port(address: tuple[str, int]) -> Address:
     return address[0], address[1]

@@ -47,7 +47,7 @@ GOOD = [
         b"Content-Type: multipart/form-data; boundary=" + _BOUNDARY,
         body=_FORM,
     ),
-    _request(b"POST /v1/realtime/calls/rtc_1/hangup", b"Authorization: Bearer sk-1"),
+    _request(b"POST /v1/realtime/calls/rtc_2/hangup", b"Authorization: Bearer sk-1"),
     _request(
         b"POST /whip",
         b"Content-Type: application/sdp",
@@ -56,7 +56,7 @@ GOOD = [
     )
     + b"3\r\nv=0\r\n2\r\n\r\n\r\n0\r\n\r\n",
     _request(b"OPTIONS /whip", b"Origin: http://x", b"Access-Control-Request-Method: POST"),
-    _request(b"DELETE /whip/rtc_1"),
+    _request(b"DELETE /whip/rtc_2"),
     _request(
         b"GET /v1/realtime",
         b"Upgrade: websocket",
@@ -64,6 +64,28 @@ GOOD = [
         b"Sec-WebSocket-Version: 13",
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     ),
+    _request(
+        b"GET /v1/realtime?call_id=rtc_1",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Protocol: realtime",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    + b'\x81\xa6\0\0\0\0{"type":"session.update","session":{}}'
+    + b"\x89\x80\0\0\0\0\x88\x82\0\0\0\0\x03\xe8",
+    _request(
+        b"POST /v1/realtime/client_secrets",
+        b"Content-Type: application/json",
+        body=b'{"expires_after":{"anchor":"created_at","seconds":60},"session":{"a":[1]}}',
+    ),
+    _request(
+        b"PATCH /whip/rtc_1",
+        b"Content-Type: application/trickle-ice-sdpfrag",
+        b"If-Match: *",
+        body=b"a=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\na=candidate:1 1\r\n",
+    ),
+    _request(b"POST /v1/realtime/calls/rtc_1/refer", b"Authorization: Bearer ek_AAAA"),
     _request(b"GET /", b"Upgrade: h2c", b"Connection: Upgrade", b"HTTP2-Settings: AAMAAABkAAQ"),
 ]
 
@@ -139,6 +161,9 @@ class Fuzzer:
                     await stream.send_eof()
                 async for chunk in stream:
                     answer += chunk
+                    if b"HTTP/1.1 101 " in answer:  # a sideband lasts as long as its call
+                        await trio.sleep(0.02)
+                        break
         except trio.BrokenResourceError:
             pass
         return answer

@@ -81,8 +81,6 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
         b"Upgrade: websocket\r\nConnection: Upgrade\r\n",
         b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: x\r\n",
         b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Extensions: \xff;;=\r\n",
@@ -344,7 +342,7 @@ async def test_exceptions_are_contained(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("edge.http.server.log", Log())
     async with serve(CONFIG) as live:
         with monkeypatch.context() as patch:
-            patch.setattr("edge.http.server._Http1._create_stream", explode)
+            patch.setattr("edge.http.http1.Http1._create_stream", explode)
             for _ in range(3):
                 assert await live.exchange(post(OFFER)) == b""
         assert live.server.events[HttpEvent.BUG] == 3

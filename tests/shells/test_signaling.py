@@ -127,7 +127,7 @@ async def test_openai_offer_as_form(with_file_names: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "session", [b"", b"nonsense", b"[]", b'"x"', b"{", b'{"a":\xff}', b'{"a":' * 20_000]
+    "session", [b"", b"nonsense", b"[]", b'"x"', b"{", b'{"a":\xff}', b'{"a":' * 6_000]
 )
 async def test_a_session_must_be_a_json_object(session: bytes) -> None:
     service = FakeService()
@@ -202,16 +202,15 @@ async def test_whip() -> None:
         options = await client.options("/whip")
         assert options.status_code == 204
         assert options.headers["accept-post"] == "application/sdp"
-        assert "PATCH" not in options.headers["access-control-allow-methods"]
+        assert "PATCH" in options.headers["access-control-allow-methods"]
         response = await client.post("/whip", content=OFFER, headers=SDP)
         assert response.status_code == 201
         assert response.headers["location"] == "/whip/rtc_1"
         assert response.headers["etag"]
-        assert "accept-patch" not in response.headers
-        patch = await client.patch("/whip/rtc_1", content=b"a=x")
-        check_problem(patch, 405, "method_not_allowed")
-        assert {word.strip() for word in patch.headers["allow"].split(",")} == {
-            *("DELETE", "OPTIONS")
+        put = await client.put("/whip/rtc_1", content=b"a=x")
+        check_problem(put, 405, "method_not_allowed")
+        assert {word.strip() for word in put.headers["allow"].split(",")} == {
+            *("DELETE", "OPTIONS", "PATCH")
         }
         assert (await client.delete("/whip/rtc_1")).status_code == 200
         check_problem(await client.delete("/whip/rtc_1"), 404, "call_not_found")
