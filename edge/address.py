@@ -40,6 +40,11 @@ def parse_address(text: str, *, default_port: int | None = None) -> Address:
     return host, int(port_text)
 
 
+def parse_addresses(text: str, *, default_port: int | None = None) -> list[Address]:
+    """Read addresses as ``parse_address`` does, with commas in between."""
+    return [parse_address(one.strip(), default_port=default_port) for one in text.split(",")]
+
+
 def parse_stream_address(text: str) -> str | tuple[str, int]:
     """Read ``unix:/PATH`` (gives the path) or ``HOST:PORT`` with a host that may be a name.
 

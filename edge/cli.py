@@ -25,7 +25,7 @@ import trio
 
 from edge import __version__, logs
 from edge.cli_flags import FLAGS, with_flags
-from edge.cli_tools import load_test, token, top
+from edge.cli_tools import demo_voice, load_test, token, top
 from edge.config import SECRET_KEYS, Config, Section, mask_url, masked
 from edge.config_load import load_config
 from edge.errors import ConfigError
@@ -93,6 +93,7 @@ def check_config(role: Role, file: Path | None, **flags: str | None) -> None:
 cli.add_command(token)
 cli.add_command(top)
 cli.add_command(load_test)
+cli.add_command(demo_voice)
 
 
 def _toml(section: Section) -> str:

@@ -64,6 +64,8 @@ _RELAY: Final = (
     Flag("--udp", "relay.bind", "HOST:PORT", "Public UDP address; all media of all clients."),
     Flag("--advertise", "relay.advertise", "HOST[:PORT]",
          "Address that clients are told, where it is not that of --udp."),
+    Flag("--ice-tcp", "relay.tcp_bind", "HOST:PORT",
+         "Public TCP address, for clients whose network has no UDP."),
     Flag("--internal", "relay.internal_bind", "HOST:PORT", "UDP address for transceivers."),
 )  # fmt: skip
 _TRANSCEIVER: Final = (
@@ -77,12 +79,9 @@ SECRET_FILE: Final = Flag(
     "--secret-file", "registry.secret_file", "FILE",
     "The fleet's secret, 32 characters or more; the same for all.",
 )  # fmt: skip
-_COMMON: Final = (
-    REGISTRY,
-    SECRET_FILE,
-    Flag("--log-level", "log.level", "LEVEL", "debug, info, warning or error."),
-    Flag("--log-format", "log.format", "json|console", "How log lines look."),
-)  # fmt: skip
+LOG_LEVEL: Final = Flag("--log-level", "log.level", "LEVEL", "debug, info, warning or error.")
+LOG_FORMAT: Final = Flag("--log-format", "log.format", "json|console", "How log lines look.")
+_COMMON: Final = (REGISTRY, SECRET_FILE, LOG_LEVEL, LOG_FORMAT)
 FLAGS: Final[dict[Role, tuple[Flag, ...]]] = {
     "serve": _SIGNALING + _TLS + _CALLS + _RELAY + _COMMON,
     "relay": _RELAY + _OPERATIONS + _TLS + _COMMON,

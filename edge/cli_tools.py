@@ -1,4 +1,4 @@
-"""The commands beside serving: ``edge token decode``, ``edge top`` and ``edge load-test``."""
+"""The commands beside serving: ``edge token``, ``top``, ``load-test`` and ``demo-voice``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import click
 import msgspec
 import trio
 
-from edge.cli_flags import REGISTRY, SECRET_FILE, config_file
+from edge.address import parse_stream_address
+from edge.cli_flags import LOG_FORMAT, LOG_LEVEL, REGISTRY, SECRET_FILE, config_file
 from edge.config import Config, LogConfig
 from edge.config_load import load_config
 from edge.errors import ConfigError
@@ -27,7 +28,7 @@ from edge.token_decode import (
     find_tokens,
 )
 
-_FLAGS: Final = {flag.key: flag.name for flag in (REGISTRY, SECRET_FILE)}
+_FLAGS: Final = {flag.key: flag.name for flag in (REGISTRY, SECRET_FILE, LOG_LEVEL, LOG_FORMAT)}
 
 _as_json: Final = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 
@@ -204,3 +205,31 @@ def _api_key(file: Path | None) -> str:
     if not lines:
         raise ConfigError(f"--api-key-file: {file} is empty")
     return lines[0]
+
+
+@click.command()
+@click.option("--address", default="127.0.0.1:7000", show_default=True,
+              metavar="unix:PATH|HOST:PORT", help="Listen here.")  # fmt: skip
+@click.option("--with-parent", is_flag=True, help="End when stdin is closed.")
+@config_file
+@LOG_LEVEL
+@LOG_FORMAT
+def demo_voice(address: str, with_parent: bool, file: Path | None, **flags: str | None) -> None:
+    """Answer calls offline: a backend for --backend frames, with audio as pcm16/16000.
+
+    Writes one line to stdout when it serves, and ends on SIGTERM or SIGINT. `edge serve --backend
+    demo-voice` runs one by itself.
+    """
+    from edge import logs
+    from edge.demo_voice.parts import require_parts
+
+    config = _load(file, flags)
+    try:
+        parse_stream_address(address)
+    except ValueError:
+        raise ConfigError("--address: not like unix:/PATH or HOST:PORT") from None
+    require_parts("demo-voice")
+    logs.configure(config.log)
+    from edge.demo_voice.serve import serve  # late: it needs the parts
+
+    serve(address, with_parent=with_parent)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-SECRET_KEYS: Final = frozenset({"api_keys", "secret", "previous_secret"})
+SECRET_KEYS: Final = frozenset({"api_keys", "ice_servers", "secret", "previous_secret"})
 """Keys whose values are never shown."""
 
 
@@ -78,17 +78,33 @@ class HttpConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """For a whole request with its response, and for the next one to begin."""
     offers_per_second: float = 200.0
     """Rate limit for offers of one process; over it 429."""
+    offers_per_second_per_key: float = 150.0
+    """The same for each API key, with its client secrets."""
+    offers_per_second_per_address: float = 100.0
+    """The same for each client address (IPv6: its /64); see ``geo.fronts`` for a proxy's."""
+    single_use_secrets: bool = False
+    """A client secret opens one call only; the registry remembers."""
+    ice_servers: tuple[str, ...] = ()
+    """STUN and TURN servers that WHIP clients are told: ``URL`` or ``URL USERNAME CREDENTIAL``."""
 
 
 class RelayConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The public UDP forwarder."""
 
     bind: str = "127.0.0.1:3478"
-    """Public HOST:PORT."""
+    """Public HOST:PORT; or two, of IPv4 and IPv6, with a comma."""
     advertise: str = ""
-    """HOST[:PORT] named to clients; empty: the bound address."""
+    """HOST[:PORT] named to clients, one for each of ``bind``; empty: the bound addresses."""
+    tcp_bind: str = ""
+    """The same for TCP, for clients whose network has no UDP; empty: no TCP."""
+    tcp_advertise: str = ""
+    """What clients are told of ``tcp_bind``; empty: the hosts of ``advertise``, the bound ports."""
+    tcp_max_connections: int = 1_000
+    """TCP connections of each address of ``tcp_bind``; over it new ones are closed."""
+    tcp_max_connections_per_address: int = 100
+    """Of them from one client address (IPv6: its /64)."""
     internal_bind: str = "127.0.0.1:0"
-    """HOST:PORT that transceivers speak to."""
+    """HOST:PORT that transceivers speak to; further public addresses take the ports after it."""
     max_flows: int = 100_000
     """Confirmed flows of one relay; over it further clients do not get through."""
     max_provisional_flows: int = 4_096
@@ -126,8 +142,17 @@ class TransceiverConfig(Section, frozen=True, kw_only=True, forbid_unknown_field
     """HOST:PORT of the shared UDP socket that relays speak to."""
     http_url: str = ""
     """Where other parts of the fleet reach this one's signaling; empty: the bound address."""
+    engine: str = "auto"
+    """What opens and seals usual media: ``native`` (C, with OpenSSL's libcrypto), ``pure``
+    (Python), or ``auto``: native where it is installed."""
     max_sessions: int = 2_000
     """Sessions of one transceiver; over it 503."""
+    max_sessions_per_key: int = 2_000
+    """Those of one API key among them, opened with its client secrets too; over it 429."""
+    max_load: float = 0.7
+    """Part of its time, 0 to 1, that the loop may be busy; from there on new calls get 503."""
+    max_lag_seconds: float = 0.05
+    """How late the loop may run, as a mean over some 2 s; from there on new calls get 503."""
     setup_timeout_seconds: float = 15.0
     """From the offer to ICE and DTLS done."""
     consent_timeout_seconds: float = 30.0
@@ -136,6 +161,8 @@ class TransceiverConfig(Section, frozen=True, kw_only=True, forbid_unknown_field
     """Longest session."""
     max_idle_seconds: float = 600.0
     """Without audio from the client and from the backend a session ends."""
+    snap: bool = True
+    """Open data channels without a handshake of SCTP's for clients that offer it (SNAP)."""
     drain_seconds: float = 5.0
     """For the sessions to say goodbye when the process stops."""
     playout_queue_seconds: float = 30.0
@@ -155,6 +182,8 @@ class AudioConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How long speech fades out when it is interrupted."""
     red: bool = False
     """Ask clients for redundant audio (RFC 2198)."""
+    nack: bool = True
+    """Ask clients that offer it to send lost audio again, where it can come in time."""
 
 
 class RegistryConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

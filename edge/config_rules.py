@@ -9,17 +9,19 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final, NewType
 
-from edge.address import parse_address
+from edge.address import parse_address, parse_addresses
 from edge.config import Config
 from edge.config_texts import (
     LATITUDES,
     LONGITUDES,
     MIN_SECRET_CHARS,
-    check_advertise,
+    check_advertises,
     check_api_key,
     check_bind,
+    check_binds,
     check_header_name,
     check_http_url,
+    check_ice_server,
     check_network,
     check_number,
     check_origin,
@@ -98,6 +100,16 @@ def _between_keys(config: Config, role: Role) -> list[tuple[str, bool, str]]:
          "set api_keys, or allow_anonymous to serve anyone"),
         ("relay.advertise", with_relay and not relay.advertise and _is_wildcard(relay.bind),
          f"{relay.bind} is a wildcard: name the address that clients shall send to"),
+        ("relay.advertise", bool(relay.advertise) and not _match(relay.advertise, relay.bind),
+         "names one address for each of bind, in the same order"),
+        ("relay.tcp_advertise",
+         bool(relay.tcp_advertise) and not _match(relay.tcp_advertise, relay.tcp_bind),
+         "names one address for each of tcp_bind, in the same order"),
+        ("relay.tcp_advertise",
+         with_relay and bool(relay.tcp_bind) and _is_wildcard(relay.tcp_bind)
+         and not relay.tcp_advertise
+         and not (relay.advertise and _match(relay.advertise, relay.tcp_bind)),
+         f"{relay.tcp_bind} is a wildcard: name the address that clients shall connect to"),
         ("relay.internal_bind", with_relay and _is_wildcard(relay.internal_bind),
          "a wildcard can not be told to transceivers: name one address"),
         ("transceiver.bind", with_http and _is_wildcard(config.transceiver.bind),
@@ -132,7 +144,12 @@ def _between_keys(config: Config, role: Role) -> list[tuple[str, bool, str]]:
 
 
 def _is_wildcard(address: str) -> bool:
-    return ip_address(parse_address(address)[0]).is_unspecified
+    return any(ip_address(host).is_unspecified for host, _ in parse_addresses(address))
+
+
+def _match(advertise: str, bind: str) -> bool:
+    """Whether there is one address for each."""
+    return len(advertise.split(",")) == len(bind.split(",") if bind else [])
 
 
 def _is_loopback(address: str) -> bool:
@@ -144,10 +161,14 @@ _RULES: Final[dict[str, Callable[[str], None]]] = {
     "http.tls": one_of("off", "self-signed", "files"),
     "http.api_keys": check_api_key,
     "http.cors_origins": check_origin,
-    "relay.bind": check_bind,
-    "relay.advertise": check_advertise,
+    "http.ice_servers": check_ice_server,
+    "relay.bind": check_binds,
+    "relay.advertise": check_advertises,
+    "relay.tcp_bind": check_binds,
+    "relay.tcp_advertise": check_advertises,
     "relay.internal_bind": check_bind,
     "relay.engine": one_of("auto", "native", "pure"),
+    "transceiver.engine": one_of("auto", "native", "pure"),
     "relay.region": check_region_name,
     "transceiver.bind": check_bind,
     "relay.http_url": check_http_url,
@@ -174,6 +195,8 @@ _RULES: Final[dict[str, Callable[[str], None]]] = {
 _MAY_BE_EMPTY: Final = frozenset(
     {
         "relay.advertise",
+        "relay.tcp_bind",
+        "relay.tcp_advertise",
         "relay.region",
         "relay.http_url",
         "transceiver.http_url",
@@ -192,6 +215,8 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "relay.latitude": LATITUDES,
     "relay.longitude": LONGITUDES,
     "registry.cluster": (0, 65_535),
+    "transceiver.max_load": (0.05, 1),
+    "transceiver.max_lag_seconds": (0.001, 10),
     "transceiver.playout_queue_seconds": (1, 3_600),
     "audio.min_delay_seconds": (0, 1),
     "audio.max_delay_seconds": (0, 2),

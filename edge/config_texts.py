@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
-from edge.address import parse_address, parse_stream_address
+from edge.address import parse_address, parse_addresses, parse_stream_address
 
 MIN_SECRET_CHARS: Final = 32
 MIN_API_KEY_CHARS: Final = 8
@@ -21,6 +21,9 @@ LONGITUDES: Final = (-180, 180)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
 _DEGREES: Final = re.compile(r"[+-]?\d{1,3}(\.\d{1,12})?", re.ASCII)
+_ICE_SERVER: Final = re.compile(
+    r"[a-z]{4,5}:([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(\?transport=(udp|tcp))?", re.ASCII
+)
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", re.ASCII)  # RFC 9110, 5.1
 
 
@@ -44,6 +47,19 @@ def check_advertise(text: str) -> None:
         raise ValueError(f"{text!r}: a wildcard can not be told to clients")
     if port == 0:
         raise ValueError(f"{text!r}: port 0 can not be told to clients")
+
+
+def check_binds(text: str) -> None:
+    """One HOST:PORT to listen on, or one of each IP version, with a comma."""
+    families = [":" in host for host, _ in parse_addresses(text)]
+    if len(set(families)) != len(families):
+        raise ValueError(f"{text[:120]!r}: one address of IPv4 and one of IPv6 at most")
+
+
+def check_advertises(text: str) -> None:
+    """What clients are told of each bind."""
+    for one in text.split(","):
+        check_advertise(one.strip())
 
 
 def one_of(*choices: str) -> Callable[[str], None]:
@@ -151,6 +167,19 @@ def check_secret(text: str) -> None:
     """The fleet secret."""
     if len(text) < MIN_SECRET_CHARS:
         raise ValueError(f"must have at least {MIN_SECRET_CHARS} characters, has {len(text)}")
+
+
+def check_ice_server(text: str) -> None:
+    """A STUN or TURN server; what comes after its URL is a secret."""
+    url, *credentials = text.split(" ")
+    scheme = url.partition(":")[0]
+    if scheme not in ("stun", "stuns", "turn", "turns") or not _ICE_SERVER.fullmatch(url):
+        raise ValueError("an ICE server looks like stun:HOST:PORT or turn:HOST:PORT NAME PASSWORD")
+    if len(credentials) != (2 if scheme.startswith("turn") else 0) or not all(
+        one.isascii() and one.isprintable() and '"' not in one and "\\" not in one and one
+        for one in credentials
+    ):
+        raise ValueError("a TURN server needs a name and a password after its URL, a STUN none")
 
 
 def check_api_key(text: str) -> None:

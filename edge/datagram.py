@@ -4,68 +4,47 @@ Receiving takes what is there, up to a batch, so that one task serves any number
 a task switch a packet. Sending is synchronous and never waits: a datagram that the kernel does not
 take now is lost, as it might be anywhere else on its way, and counted.
 
-``Datagrams`` is for those that answer what they receive, a transceiver or a test. A forwarder, for
-which everything counts twice, uses ``PacketSocket``: many datagrams a call, and addresses as the
-kernel writes them. Everything that knows about sockets is in this file and in ``mmsg``.
+This is for those that answer what they receive, a transceiver or a test. A forwarder, for which
+everything counts twice, uses ``packets``. Everything that knows about sockets is in these two files
+and in ``mmsg``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import select
 import socket
 import struct
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 import trio
 
 from edge.address import Address
-from edge.errors import Drop, LocalProtocolError
+from edge.errors import Drop
 from edge.mmsg import (
-    LATE_ERRORS,
+    BATCH,
+    MAX_ENDPOINTS,
     BatchReceiver,
-    BatchSender,
     Endpoint,
+    Outbox,
     to_address,
-    to_endpoint,
 )
-from edge.ticks import Timer, open_timer
+from edge.ticks import Load, Timer, open_timer
 
-BATCH: Final = 128
-"""Datagrams taken at once: about 2 ms of work, so that other tasks wait no longer than that."""
-TICK: Final = 0.001
-"""Seconds from one batch to the next under load. A wake-up costs as much as some packets."""
-BUSY: Final = 2_000
-"""Datagrams a second from which there are ticks: two each; below it, each is taken at once."""
-LOOK: Final = 0.02
-"""Seconds over which datagrams are counted."""
 RECEIVE_BYTES: Final = 4096
 """Longer datagrams are dropped; what WebRTC sends fits one Ethernet frame."""
 SOCKET_BUFFER_BYTES: Final = 4 << 20
-MAX_SOURCES: Final = 4_096
-"""Addresses that are remembered in both of their forms."""
-
-PACKETS: Final = 128
-"""What a ``PacketSocket`` takes at once: about 1 ms of work."""
-PACKET_BYTES: Final = 2048
-"""The longest datagram of a ``PacketSocket``."""
 
 _BLOCKED: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
-_IP_RECVERR: Final = 11  # linux/in.h
-_IPV6_RECVERR: Final = 25  # linux/in6.h
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_PROBE: Final = 3
 _SO_MEMINFO: Final = 55  # asm-generic/socket.h
 _MEMINFO: Final = struct.Struct("=9I")  # linux/sock_diag.h; the last is SK_MEMINFO_DROPS
-_ERRORS_AT_ONCE: Final = 4 * PACKETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +137,11 @@ class DatagramSocket:
         self._socket = sock
         self._address: Address = sock.getsockname()[:2]
         self._more = False
+        self._taken = 0
         self._received = 0
         self._sent = 0
         self._drops: Counter[Drop] = Counter()
-        self._load = _Load()
+        self._load = Load()
         self._resources = contextlib.ExitStack()
         self._timer: Timer | None = None
         self._receiver: BatchReceiver | None = None
@@ -184,8 +164,9 @@ class DatagramSocket:
             if self._socket.fileno() < 0:
                 raise trio.ClosedResourceError
             await self._wait()
-            if batch := self._drain():
-                self._load.note(len(batch), trio.current_time())
+            batch = self._drain()
+            if self._taken:
+                self._load.note(self._taken, trio.current_time())
                 return batch
 
     async def _wait(self) -> None:
@@ -205,7 +186,8 @@ class DatagramSocket:
             batch = self._receive_many(self._receiver)
         else:
             batch = self._receive_singly()
-        self._received += len(batch)
+        self._taken = len(batch)
+        self._received += self._taken
         return batch
 
     def _receive_many(self, receiver: BatchReceiver) -> list[tuple[bytes, Address]]:
@@ -227,7 +209,7 @@ class DatagramSocket:
         return [(data, sources.get(each) or self._source(each)) for data, each in taken]
 
     def _source(self, endpoint: Endpoint) -> Address:
-        if len(self._sources) >= MAX_SOURCES:
+        if len(self._sources) >= MAX_ENDPOINTS:
             self._sources.clear()
         address = self._sources[endpoint] = to_address(endpoint)
         return address
@@ -288,17 +270,20 @@ class DatagramSocket:
             self._not_sent(code)
 
     def _not_sent(self, code: int | None) -> bool:
-        self._drops[_send_drop(code)] += 1
+        self._count_unsent(code, 1)
         return False
+
+    def _count_unsent(self, code: int | None, count: int) -> None:
+        self._drops[send_drop(code)] += count
 
     def statistics(self) -> DatagramStatistics:
         """See ``Datagrams``."""
-        _count_kernel_drops(self._socket, self._drops)
+        count_kernel_drops(self._socket, self._drops)
         return DatagramStatistics(self._received, self._sent, dict(self._drops))
 
     def close(self) -> None:
         """See ``Datagrams``. A task that waits in ``receive_batch`` gets ClosedResourceError."""
-        _count_kernel_drops(self._socket, self._drops)
+        count_kernel_drops(self._socket, self._drops)
         if self._socket.fileno() >= 0 and trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._socket)
             if self._timer is not None:
@@ -308,203 +293,12 @@ class DatagramSocket:
         self._resources.close()
 
 
-class _Load:
-    """Whether so much comes that waiting a moment pays."""
-
-    def __init__(self) -> None:
-        self.busy = False
-        self._count = 0
-        self._counting_until = 0.0
-        self._next_batch = 0.0
-
-    def note(self, datagrams: int, now: float) -> None:
-        """Note a batch that was taken."""
-        self._next_batch = now + TICK
-        self._count += datagrams
-        if now >= self._counting_until:
-            late = now - self._counting_until
-            self.busy = late < LOOK and self._count >= BUSY * (LOOK + late)
-            self._count, self._counting_until = 0, now + LOOK
-
-    def rest(self, now: float) -> float:
-        """Return how many seconds to wait for the next batch, 0 to take what comes at once."""
-        if not self.busy or now >= self._counting_until + LOOK:
-            self.busy = False
-            return 0.0
-        return max(self._next_batch - now, 0.0)
-
-
-class Outbox:
-    """Datagrams that leave together: some 2 us each instead of 4."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.open = False
-        self._socket = sock
-        self._sender = BatchSender(sock.family, BATCH, PACKET_BYTES)
-        self._endpoints: dict[Address, Endpoint] = {}
-        self._datagrams: list[bytes] = []
-        self._targets: list[Endpoint] = []
-        self._failed: list[int] = []
-
-    def put(self, datagram: bytes, address: Address) -> bool:
-        """Take a datagram; False when it is none for a batch."""
-        endpoint = self._endpoints.get(address) or self._find(address)
-        if endpoint is None or len(datagram) > PACKET_BYTES:
-            return False
-        self._datagrams.append(datagram)
-        self._targets.append(endpoint)
-        if len(self._datagrams) == BATCH:
-            self._send()
-        return True
-
-    def flush(self) -> list[int]:
-        """Send; returns the errno of each datagram that was not taken."""
-        if self._datagrams:
-            self._send()
-        failed, self._failed = self._failed, []
-        return failed
-
-    def _send(self) -> None:
-        failed = self._sender.send(self._socket.fileno(), self._datagrams, self._targets)
-        self._failed += [code for _, code in failed]
-        self._datagrams.clear()
-        self._targets.clear()
-
-    def _find(self, address: Address) -> Endpoint | None:
-        try:
-            endpoint = to_endpoint(address)
-        except LocalProtocolError:
-            return None
-        if len(self._endpoints) >= MAX_SOURCES:
-            self._endpoints.clear()
-        self._endpoints[address] = endpoint
-        return endpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """How a forwarder waits."""
-
-    readable: Callable[[], Awaitable[None]]
-    """Until one of its sockets has something to receive."""
-    tick: Callable[[float], Awaitable[None]]
-    """For some seconds: a sleep that may be had many times a second."""
-
-
-class PacketSocket(Protocol):
-    """What a forwarder needs of a UDP socket. Datagrams are at most PACKET_BYTES long."""
-
-    @property
-    def address(self) -> Address:
-        """The bound address."""
-
-    @property
-    def unreachable(self) -> int:
-        """How many errors the network has reported; see ``watch_errors``."""
-
-    def waits(self, other: Self) -> AbstractContextManager[Waits]:
-        """Prepare to wait for this and the other socket."""
-
-    def watch_errors(self) -> None:
-        """Hear from now on that a datagram's receiver can not be reached (ICMP)."""
-
-    def receive(self) -> list[tuple[bytes, Endpoint]]:
-        """Return what is there, up to PACKETS datagrams; never waits. Longer ones are dropped."""
-
-    def send_all(self, datagrams: Sequence[bytes], endpoints: Sequence[bytes]) -> list[int]:
-        """Send in order; returns the places of those that were not taken, which are counted."""
-
-    def drops(self) -> Mapping[Drop, int]:
-        """Return how many datagrams were dropped here, by cause."""
-
-    def close(self) -> None:
-        """Close the socket; may be repeated. Nobody may be waiting for it."""
-
-
-class KernelPacketSocket:
-    """``PacketSocket`` over a bound, non-blocking UDP socket; others may close that, too."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.unreachable = 0
-        self._socket = sock
-        self._receiver = BatchReceiver(sock.family, PACKETS, PACKET_BYTES)
-        self._sender = BatchSender(sock.family, PACKETS, PACKET_BYTES)
-        self._drops: Counter[Drop] = Counter()
-
-    @property
-    def address(self) -> Address:
-        """The bound address."""
-        host, port = self._socket.getsockname()[:2]
-        return host, port
-
-    @contextmanager
-    def waits(self, other: Self) -> Iterator[Waits]:
-        """See ``PacketSocket``. One wake-up for both sockets: Trio waits for their epoll."""
-        with select.epoll() as both, open_timer() as timer:
-            for sock in (self._socket, other._socket):
-                both.register(sock, select.EPOLLIN)
-
-            async def tick(seconds: float) -> None:
-                timer.set(seconds)
-                await trio.lowlevel.wait_readable(timer)
-
-            yield Waits(partial(trio.lowlevel.wait_readable, both.fileno()), tick)
-
-    def watch_errors(self) -> None:
-        """See ``PacketSocket``. Without this an unconnected socket is told nothing."""
-        if self._socket.family == socket.AF_INET6:
-            self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
-        else:
-            self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-
-    def receive(self) -> list[tuple[bytes, Endpoint]]:
-        """See ``PacketSocket``."""
-        try:
-            return self._receiver.receive(self._socket.fileno())
-        except BlockingIOError:
-            return []
-        except OSError as error:
-            if error.errno not in LATE_ERRORS or not self._drain_errors():
-                self._drops[Drop.RECEIVE_ERROR] += 1
-            return []
-
-    def send_all(self, datagrams: Sequence[bytes], endpoints: Sequence[bytes]) -> list[int]:
-        """See ``PacketSocket``."""
-        interrupted = self._sender.interrupted
-        failed = self._sender.send(self._socket.fileno(), datagrams, endpoints)
-        if self._sender.interrupted != interrupted:
-            self._drain_errors()
-        for _, code in failed:
-            self._drops[_send_drop(code)] += 1
-        return [place for place, _ in failed]
-
-    def drops(self) -> Mapping[Drop, int]:
-        """See ``PacketSocket``."""
-        _count_kernel_drops(self._socket, self._drops)
-        drops = self._drops + Counter({Drop.MALFORMED: self._receiver.too_long})
-        return drops + Counter({Drop.UNREACHABLE: self.unreachable})
-
-    def close(self) -> None:
-        """See ``PacketSocket``."""
-        _count_kernel_drops(self._socket, self._drops)
-        self._socket.close()
-
-    def _drain_errors(self) -> int:
-        """Empty the queue of errors, which else would keep the socket readable."""
-        drained = 0
-        with contextlib.suppress(OSError):  # BlockingIOError at its end
-            while drained < _ERRORS_AT_ONCE:
-                self._socket.recvmsg(1, 0, socket.MSG_ERRQUEUE)
-                drained += 1
-        self.unreachable += drained
-        return drained
-
-
-def _send_drop(code: int | None) -> Drop:
+def send_drop(code: int | None) -> Drop:
+    """Name the reason why the kernel did not take a datagram."""
     return Drop.SEND_BLOCKED if code in _BLOCKED else Drop.SEND_ERROR
 
 
-def _count_kernel_drops(sock: socket.socket, drops: Counter[Drop]) -> None:
+def count_kernel_drops(sock: socket.socket, drops: Counter[Drop]) -> None:
     """Set KERNEL_QUEUE to the kernel's own count, unless it is 0 or the socket is closed."""
     with contextlib.suppress(OSError):
         meminfo = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)

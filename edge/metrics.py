@@ -5,11 +5,15 @@ A part is plugged in with one line where it is made:
 
     metrics = Metrics()
     metrics.add_relay(relay.statistics)
-    metrics.add_transceiver(transceiver)  # with observe_setup and observe_round_trip of these
+    metrics.add_gate(gate.statistics)
+    metrics.add_tcp(tcp_socket.statistics)
+    metrics.add_transceiver(transceiver)  # with observe_setup and observe_quality of these
+    metrics.add_backend(frames_backend.statistics)
     metrics.add_datagrams(datagrams.statistics)      # a transceiver's socket
     metrics.add_registry(registry.statistics)
     metrics.add_directory(directory.statistics)
     metrics.add_http(http_server)
+    metrics.add_refusals(refusals)                   # of signaling
     metrics.add_drops("socket", lambda: sockets.statistics().drops)
     metrics.render()                                 # text format 0.0.4
 
@@ -20,8 +24,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -29,19 +32,24 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from edge import __version__
+from edge.backends.frames.backend import FramesStatistics
+from edge.backends.protocol import CallQuality
 from edge.datagram import DatagramStatistics
 from edge.errors import Drop, EndReason
+from edge.forwarder.gatekeeper import GateStatistics
+from edge.http.problem import Cause
 from edge.http.server import HttpEvent
+from edge.metric_names import FAMILIES, HISTOGRAMS
 from edge.registry.directory import DirectoryStatistics
 from edge.registry.protocol import RegistryStatistics
 from edge.relay import RelayStatistics
+from edge.tcp_packets import TcpStatistics
+from edge.transceiver.admission import Admission
+from edge.transceiver.client_channels import ChannelCounts
+from edge.transceiver.losses import Losses
+from edge.webrtc.nack import Repair
 
-SETUP_BUCKETS: Final = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
-"""Seconds; fine around the target of 30 to 45 ms, and up to the setup time-out."""
-ROUND_TRIP_BUCKETS: Final = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 5.0)
-"""Seconds; a region is 10 to 50 ms wide, an ocean 100; beyond 300 people interrupt each other."""
-
-Part: TypeAlias = Literal["relay", "transceiver", "registry", "socket"]
+Part: TypeAlias = Literal["relay", "transceiver", "registry", "socket", "backend"]
 
 
 class SessionCounts(Protocol):
@@ -50,6 +58,7 @@ class SessionCounts(Protocol):
     opened: int
     ended: Counter[EndReason]
     draining: bool
+    admission: Admission
 
     @property
     def sessions(self) -> int:
@@ -57,6 +66,18 @@ class SessionCounts(Protocol):
 
     def all_drops(self) -> Mapping[Drop, int]:
         """What it and its sessions discarded."""
+
+    def losses(self) -> Losses:
+        """What clients said and was not heard."""
+
+    def repairs(self) -> Mapping[Repair, int]:
+        """What was asked for again and sent again."""
+
+    def channel_counts(self) -> ChannelCounts:
+        """What went over clients' data channels."""
+
+    def longest_delay(self) -> tuple[float, float]:
+        """What the fullest jitter buffer holds back, and its target, in seconds."""
 
 
 class HttpCounts(Protocol):
@@ -67,54 +88,6 @@ class HttpCounts(Protocol):
     @property
     def connections(self) -> int:
         """Connections that are open now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric: its kind, its labels, and a sentence."""
-
-    kind: Literal["counter", "gauge"]
-    help: str
-    labels: tuple[str, ...] = ()
-
-
-FAMILIES: Final[Mapping[str, Family]] = {
-    "edge_build_info": Family("gauge", "Always 1; the version is the label.", ("version",)),
-    "edge_relay_packets_total": Family("counter", "Datagrams forwarded.", ("direction",)),
-    "edge_relay_bytes_total": Family("counter", "Bytes of datagrams forwarded.", ("direction",)),
-    "edge_relay_wakes_total": Family("counter", "Wakes of the forwarder that found something."),
-    "edge_relay_flows": Family("gauge", "Flows in the table.", ("state",)),
-    "edge_relay_waiting_lookups": Family("gauge", "Sources being looked up in the registry."),
-    "edge_sessions": Family("gauge", "Sessions that are open."),
-    "edge_sessions_opened_total": Family("counter", "Sessions opened."),
-    "edge_sessions_ended_total": Family("counter", "Sessions ended, by why.", ("reason",)),
-    "edge_transceiver_draining": Family("gauge", "1 while it takes no new sessions."),
-    "edge_transceiver_packets_total": Family(
-        "counter", "Datagrams exchanged with relays.", ("direction",)
-    ),
-    "edge_drops_total": Family(
-        "counter", "Datagrams, frames or records discarded, by why.", ("part", "reason")
-    ),
-    "edge_registry_up": Family("gauge", "1 if the registry answered the last time."),
-    "edge_registry_operations_total": Family("counter", "Registry commands answered."),
-    "edge_registry_failures_total": Family("counter", "Registry round trips that failed."),
-    "edge_registry_waiting_writes": Family("gauge", "Flow writes not answered yet."),
-    "edge_directory_transceivers": Family("gauge", "Transceivers known to be alive."),
-    "edge_directory_relays": Family("gauge", "Relays known to be alive."),
-    "edge_directory_stale": Family("gauge", "1 while the view of the fleet is an old one."),
-    "edge_http_connections": Family("gauge", "HTTP connections that are open."),
-    "edge_http_events_total": Family("counter", "What happened to HTTP connections.", ("event",)),
-}
-"""Every metric that is read at a scrape; process metrics come on top."""
-
-HISTOGRAMS: Final[Mapping[str, tuple[str, tuple[float, ...]]]] = {
-    "edge_setup_seconds": ("From the offer to a connected session.", SETUP_BUCKETS),
-    "edge_round_trip_seconds": (
-        "From us to a client and back, as its reports tell.",
-        ROUND_TRIP_BUCKETS,
-    ),
-}
-"""What is pushed: a sentence and the buckets, in seconds."""
 
 
 class Metrics:
@@ -137,11 +110,14 @@ class Metrics:
 
     def observe_setup(self, seconds: float) -> None:
         """Note how long a session took from its offer until it was connected."""
-        self._times["edge_setup_seconds"].observe(seconds)
+        self._observe("edge_setup_seconds", seconds)
 
-    def observe_round_trip(self, seconds: float) -> None:
-        """Note a round-trip time that a client's report measured."""
-        self._times["edge_round_trip_seconds"].observe(seconds)
+    def observe_quality(self, quality: CallQuality) -> None:
+        """Note how a call goes, as is known when a client's report has come."""
+        self._observe("edge_round_trip_seconds", quality.round_trip)
+        self._observe("edge_received_jitter_seconds", quality.jitter)
+        self._observe("edge_sent_jitter_seconds", quality.remote_jitter)
+        self._observe("edge_sent_loss_ratio", quality.remote_fraction_lost)
 
     def add_relay(self, read: Callable[[], RelayStatistics]) -> None:
         """Read a relay."""
@@ -160,16 +136,74 @@ class Metrics:
 
         self._sources.append(collect)
 
+    def add_tcp(self, read: Callable[[], TcpStatistics]) -> None:
+        """Read a relay's TCP socket."""
+
+        def collect(scrape: _Scrape) -> None:
+            now = read()
+            scrape.add("edge_relay_tcp_connections", now.connections - now.strangers, "answered")
+            scrape.add("edge_relay_tcp_connections", now.strangers, "waiting")
+            scrape.add("edge_relay_tcp_accepted_total", now.accepted)
+
+        self._sources.append(collect)
+
+    def add_gate(self, read: Callable[[], GateStatistics]) -> None:
+        """Read the gate of a relay's public sockets."""
+
+        def collect(scrape: _Scrape) -> None:
+            now = read()
+            scrape.add("edge_gate_closed", now.closed)
+            scrape.add("edge_gate_closings_total", now.closings)
+            scrape.add("edge_gate_filters_total", now.filters)
+
+        self._sources.append(collect)
+
     def add_transceiver(self, transceiver: SessionCounts) -> None:
         """Read a transceiver."""
 
         def collect(scrape: _Scrape) -> None:
             scrape.add("edge_sessions", transceiver.sessions)
+            admission, taking = transceiver.admission, not transceiver.draining
+            scrape.add("edge_capacity", admission.max_sessions if taking else 0)
+            scrape.add("edge_load", admission.load(transceiver.sessions))
+            scrape.add("edge_loop_lag_seconds", admission.lag_seconds)
             scrape.add("edge_sessions_opened_total", transceiver.opened)
             scrape.add("edge_transceiver_draining", transceiver.draining)
             for reason in EndReason:
                 scrape.add("edge_sessions_ended_total", transceiver.ended[reason], reason)
+            losses = transceiver.losses()
+            scrape.add("edge_lost_packets_total", losses.packets)
+            scrape.add("edge_concealed_seconds_total", losses.concealed_seconds)
+            scrape.add("edge_recovered_packets_total", losses.recovered_red, "red")
+            scrape.add("edge_recovered_packets_total", losses.recovered_fec, "fec")
+            repairs = transceiver.repairs()
+            for event in Repair:
+                scrape.add("edge_nack_packets_total", repairs.get(event, 0), event)
+            channels = transceiver.channel_counts()
+            scrape.add("edge_channels", channels.opened - channels.closed)
+            scrape.add("edge_channels_opened_total", channels.opened)
+            scrape.add("edge_channel_messages_total", channels.messages_received, "received")
+            scrape.add("edge_channel_messages_total", channels.messages_sent, "sent")
+            scrape.add("edge_channel_bytes_total", channels.bytes_received, "received")
+            scrape.add("edge_channel_bytes_total", channels.bytes_sent, "sent")
+            delay, target = transceiver.longest_delay()
+            scrape.add("edge_longest_delay_seconds", delay, "held")
+            scrape.add("edge_longest_delay_seconds", target, "target")
             scrape.add_drops("transceiver", transceiver.all_drops())
+
+        self._sources.append(collect)
+
+    def add_backend(self, read: Callable[[], FramesStatistics]) -> None:
+        """Read a backend that is reached by one connection for all sessions."""
+
+        def collect(scrape: _Scrape) -> None:
+            now = read()
+            scrape.add("edge_backend_up", now.connected)
+            scrape.add("edge_backend_sessions", now.sessions)
+            scrape.add("edge_backend_connections_total", now.connections)
+            scrape.add("edge_backend_losses_total", now.lost)
+            scrape.add("edge_backend_failures_total", now.failed_attempts)
+            scrape.add_drops("backend", now.drops)
 
         self._sources.append(collect)
 
@@ -193,6 +227,8 @@ class Metrics:
             scrape.add("edge_registry_operations_total", now.operations)
             scrape.add("edge_registry_failures_total", now.failures)
             scrape.add("edge_registry_waiting_writes", now.waiting_writes)
+            scrape.add("edge_registry_peers", now.peers)
+            scrape.add("edge_registry_peers_up", now.peers_up)
             scrape.add_drops("registry", now.drops)
 
         self._sources.append(collect)
@@ -217,6 +253,19 @@ class Metrics:
                 scrape.add("edge_http_events_total", server.events[event], event)
 
         self._sources.append(collect)
+
+    def add_refusals(self, refusals: Mapping[Cause, int]) -> None:
+        """Read what signaling has refused."""
+
+        def collect(scrape: _Scrape) -> None:
+            for cause, count in refusals.items():
+                scrape.add("edge_http_refusals_total", count, cause.value)
+
+        self._sources.append(collect)
+
+    def _observe(self, name: str, value: float | None) -> None:
+        if value is not None:
+            self._times[name].observe(value)
 
     def add_drops(self, part: Part, read: Callable[[], Mapping[Drop, int]]) -> None:
         """Read the drops of whatever else counts them."""

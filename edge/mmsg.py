@@ -30,6 +30,13 @@ from edge.errors import LocalProtocolError
 Endpoint = NewType("Endpoint", bytes)
 """A ``sockaddr_in`` or ``sockaddr_in6``."""
 
+BATCH: Final = 128
+"""Datagrams taken or sent at once: 1 to 2 ms of work, other tasks wait no longer than that."""
+PACKET_BYTES: Final = 2048
+"""The longest datagram that is sent or forwarded with others."""
+MAX_ENDPOINTS: Final = 4_096
+"""Addresses that are remembered in both of their forms."""
+
 ENDPOINT_BYTES: Final = {socket.AF_INET: 16, socket.AF_INET6: 28}
 
 _V4: Final = struct.Struct("=H2s4s8x")
@@ -223,3 +230,50 @@ class BatchSender:
         """Keep the places when an endpoint is of another family; the kernel will refuse that."""
         size = self._batch.endpoint_bytes
         return endpoint[:size].ljust(size, b"\0")
+
+
+class Outbox:
+    """Datagrams that leave together: some 2 us each instead of 4."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.open = False
+        self._socket = sock
+        self._sender = BatchSender(sock.family, BATCH, PACKET_BYTES)
+        self._endpoints: dict[Address, Endpoint] = {}
+        self._datagrams: list[bytes] = []
+        self._targets: list[Endpoint] = []
+        self._failed: list[int] = []
+
+    def put(self, datagram: bytes, address: Address) -> bool:
+        """Take a datagram; False when it is none for a batch."""
+        endpoint = self._endpoints.get(address) or self._find(address)
+        if endpoint is None or len(datagram) > PACKET_BYTES:
+            return False
+        self._datagrams.append(datagram)
+        self._targets.append(endpoint)
+        if len(self._datagrams) == BATCH:
+            self._send()
+        return True
+
+    def flush(self) -> list[int]:
+        """Send; returns the errno of each datagram that was not taken."""
+        if self._datagrams:
+            self._send()
+        failed, self._failed = self._failed, []
+        return failed
+
+    def _send(self) -> None:
+        failed = self._sender.send(self._socket.fileno(), self._datagrams, self._targets)
+        self._failed += [code for _, code in failed]
+        self._datagrams.clear()
+        self._targets.clear()
+
+    def _find(self, address: Address) -> Endpoint | None:
+        try:
+            endpoint = to_endpoint(address)
+        except LocalProtocolError:
+            return None
+        if len(self._endpoints) >= MAX_ENDPOINTS:
+            self._endpoints.clear()
+        self._endpoints[address] = endpoint
+        return endpoint

@@ -19,14 +19,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import count
 from typing import Final, NamedTuple, Protocol
 
 import structlog
 import trio
 
-from edge.address import Address
+from edge.address import Address, format_address
 from edge.errors import Drop, RemoteProtocolError
 from edge.forwarder.protocol import FIRST_PEER, Forwarder, Raised
 from edge.lookup import Lookups, Outcome
@@ -34,10 +33,12 @@ from edge.registry.protocol import (
     FlowRecord,
     Registry,
     RegistryUnavailable,
+    RelayListener,
     RelayRecord,
     Slot,
     TransceiverRecord,
 )
+from edge.rendezvous import weigh
 from edge.routing import FlowTable
 from edge.token import TokenSealer
 from edge.wire.spp import Path, decode_path
@@ -94,8 +95,8 @@ class _Hop(NamedTuple):
 class Relay:
     """One public address. The forwarder and its sockets stay the caller's.
 
-    ``public`` is the address that clients are told. ``clock`` is monotonic and ``unix`` is unix
-    time, both in seconds.
+    ``public`` is its proxy address in SPP headers: over UDP, what clients are told. ``clock`` is
+    monotonic and ``unix`` is unix time, both in seconds.
     """
 
     def __init__(
@@ -293,8 +294,8 @@ class Relay:
         hops = {
             int(one.slot): _Hop(one.address, one.slot, None) for one in self._fleet.transceivers
         }
-        for hop, peer in self._peers.meet(self._fleet.relays):
-            hops[hop] = _Hop(peer.internal, FIRST_PEER + peer.cluster, peer.public)
+        for hop, cluster, peer in self._peers.meet(self._fleet.relays):
+            hops[hop] = _Hop(peer.internal, FIRST_PEER + cluster, peer.proxy)
         for hop in self._hops.keys() - hops.keys():
             self._forwarder.remove_hop(hop)
         for hop, (address, group, public) in hops.items() - self._hops.items():
@@ -338,14 +339,23 @@ class _Peers:
         self._clusters: dict[int, int] = {}
         self._living: dict[int, dict[int, RelayRecord]] = {}
 
-    def meet(self, relays: Iterable[RelayRecord]) -> list[tuple[int, RelayRecord]]:
-        """Take note of the living relays; returns our peers among them by hop."""
+    def meet(self, relays: Iterable[RelayRecord]) -> list[tuple[int, int, RelayListener]]:
+        """Take note of the living relays; returns our peers' listeners: hop, cluster, listener.
+
+        Any of them may send to us; we send new clients' datagrams to the first of a relay.
+        """
         self._living = {}
+        met: list[tuple[int, int, RelayListener]] = []
         for relay in relays:
-            if relay.cluster != self._own_cluster:
-                hop = self._hop(relay.cluster, relay.name)
-                self._living.setdefault(relay.cluster, {})[hop] = relay
-        return [each for peers in self._living.values() for each in peers.items()]
+            if relay.cluster == self._own_cluster:
+                continue
+            first = self._hop(relay.cluster, relay.name)
+            self._living.setdefault(relay.cluster, {})[first] = relay
+            met.append((first, relay.cluster, relay.listeners[0]))
+            for listener in relay.more:
+                hop = self._hop(relay.cluster, format_address(listener.internal))
+                met.append((hop, relay.cluster, listener))
+        return met
 
     def cluster_of(self, hop: int) -> int:
         """The cluster of a peer, living or gone."""
@@ -361,7 +371,7 @@ class _Peers:
         Every relay of ours chooses the same one, and when one goes only its clients move.
         """
         peers = self._living.get(cluster, {})
-        return max(peers, key=lambda hop: _weight(peers[hop].name, path), default=0)
+        return max(peers, key=lambda hop: weigh(peers[hop].name, path), default=0)
 
     def _hop(self, cluster: int, name: str) -> int:
         hop = self._hops.get((cluster, name))
@@ -369,7 +379,3 @@ class _Peers:
             hop = self._hops[cluster, name] = next(self._numbers)
             self._clusters[hop] = cluster
         return hop
-
-
-def _weight(name: str, path: Path) -> bytes:
-    return blake2b(path, key=name.encode()[:64], digest_size=8).digest()

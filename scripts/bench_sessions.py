@@ -8,6 +8,9 @@ the transceiver's process over the steady phase alone. The added delay is the wh
 the relay's two passes and this process's own waits are in it: an upper bound. Where it is allowed,
 all of them run at real-time priority: what else the machine does then costs less.
 
+A machine of two cores can not carry 1,000 calls with their clients and their relay, so those send
+packets of 60 ms: a third as many, from as many sessions.
+
     scripts/bench_sessions --json sessions.json --plot docs/img/bench_sessions.png
 """
 
@@ -27,7 +30,7 @@ import trio
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.processes import take_precedence
-from bench.sessions_report import PACKETS_PER_SECOND, Result, Row, plot, table
+from bench.sessions_report import Result, Row, plot, table
 from bench.usage import Usage, busy_seconds
 
 from edge.client import Load, LoadClient, open_load
@@ -35,11 +38,19 @@ from edge.client.load_report import percentiles
 from tests.support.edges import Fleet, fleet
 from tests.support.redis_server import running_redis
 
+DEFAULT_COUNTS: Final = (10, 100, 400)
 SETTLE_SECONDS: Final = 1.0
 SETUPS: Final = 200
 """Calls that are opened, SETUPS_AT_ONCE at a time, and closed at once, for the cost of a setup."""
 SETUPS_AT_ONCE: Final = 4
 OFFERS_PER_SECOND: Final = "100000"
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """So many sessions, which all send a packet every ``frame_seconds``."""
+
+    sessions: int
+    frame_seconds: float
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -79,30 +90,31 @@ async def open_calls(load: Load, http: str, count: int, rate: float) -> list[Loa
     return calls
 
 
-async def prepare(calls: Sequence[LoadClient], seconds: float) -> None:
+async def prepare(calls: Sequence[LoadClient], seconds: float, frame_seconds: float) -> None:
     """Protect what will be sent, so that this process takes less CPU from the others."""
     for call in calls:
-        call.prepare(round(seconds * PACKETS_PER_SECOND))
+        call.prepare(round(seconds / frame_seconds))
         await trio.sleep(0)
 
 
 async def measure_sessions(
-    group: Fleet, idle: Probe, sessions: int, rate: float, seconds: float
+    group: Fleet, idle: Probe, scene: Scene, rate: float, seconds: float
 ) -> Row:
     """Run so many sessions once."""
-    async with open_load() as load:
-        calls = await open_calls(load, group.transceivers[0].http, sessions, rate)
-        await prepare(calls, seconds + 2 * SETTLE_SECONDS)
+    async with open_load(frame_seconds=scene.frame_seconds) as load:
+        calls = await open_calls(load, group.transceivers[0].http, scene.sessions, rate)
+        await prepare(calls, seconds + 2 * SETTLE_SECONDS, scene.frame_seconds)
         await trio.sleep(SETTLE_SECONDS)
         marks = [(call.sent, call.received) for call in calls]
         start = Probe.take(group, calls)
         await trio.sleep(seconds)
         end = Probe.take(group, calls)
         await trio.sleep(SETTLE_SECONDS)
-        return make_row(calls, marks, idle, start, end)
+        return make_row(scene, calls, marks, idle, start, end)
 
 
 def make_row(
+    scene: Scene,
     calls: Sequence[LoadClient],
     marks: Sequence[tuple[int, int]],
     idle: Probe,
@@ -128,6 +140,7 @@ def make_row(
     grown = end.transceiver.resident_bytes - idle.transceiver.resident_bytes
     return Row(
         sessions=len(calls),
+        packets_per_second=1 / scene.frame_seconds,
         packets=packets,
         lost=sum(each.missing for each in found),
         cpu_microseconds_per_packet=used[0] * 1e6 / packets,
@@ -171,13 +184,13 @@ async def warm_up(group: Fleet) -> Probe:
     return Probe.take(group, ())
 
 
-async def measure(counts: Sequence[int], rate: float, seconds: float, redis_url: str) -> Result:
+async def measure(scenes: Sequence[Scene], rate: float, seconds: float, redis_url: str) -> Result:
     """Run the whole scene; each number of sessions has fresh processes."""
     rows: list[Row] = []
-    for count in counts:
+    for scene in scenes:
         async with fleet(redis_url, transceivers=1) as group:
             idle = await warm_up(group)
-            rows.append(await measure_sessions(group, idle, count, rate, seconds))
+            rows.append(await measure_sessions(group, idle, scene, rate, seconds))
     async with fleet(redis_url, transceivers=1) as group:
         await warm_up(group)
         setup, times = await measure_setups(group)
@@ -191,7 +204,10 @@ async def measure(counts: Sequence[int], rate: float, seconds: float, redis_url:
 
 @click.command()
 @click.option("--sessions", "counts", type=click.IntRange(1), multiple=True,
-              default=(10, 100, 400, 1000), show_default=True, help="May be repeated.")  # fmt: skip
+              default=DEFAULT_COUNTS, show_default=True,
+              help="With 50 packets/s each; may be repeated.")  # fmt: skip
+@click.option("--sparse", type=click.IntRange(1), multiple=True,
+              help="With packets of 60 ms; without --sessions 1000.")  # fmt: skip
 @click.option("--rate", default=100.0, show_default=True, help="Calls opened a second.")
 @click.option("--seconds", default=10.0, show_default=True, help="Length of each steady phase.")
 @click.option("--real-time/--no-real-time", default=True, show_default=True,
@@ -200,6 +216,7 @@ async def measure(counts: Sequence[int], rate: float, seconds: float, redis_url:
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw them here.")
 def main(
     counts: tuple[int, ...],
+    sparse: tuple[int, ...],
     rate: float,
     seconds: float,
     real_time: bool,
@@ -211,9 +228,14 @@ def main(
         raise click.UsageError("--plot needs matplotlib: pip install matplotlib")
     if real_time and not take_precedence():
         click.echo("no real-time priority here: other work adds to all figures", err=True)
-    os.environ["EDGE_HTTP_OFFERS_PER_SECOND"] = OFFERS_PER_SECOND
+    for limit in ("", "_PER_KEY", "_PER_ADDRESS"):
+        os.environ[f"EDGE_HTTP_OFFERS_PER_SECOND{limit}"] = OFFERS_PER_SECOND
+    os.environ["EDGE_TRANSCEIVER_MAX_LOAD"] = "1"  # the cost of the last session counts, too
+    if counts == DEFAULT_COUNTS and not sparse:
+        sparse = (1000,)
+    scenes = [Scene(each, 0.02) for each in counts] + [Scene(each, 0.06) for each in sparse]
     with running_redis() as server:
-        result = trio.run(measure, counts, rate, seconds, server.url)
+        result = trio.run(measure, scenes, rate, seconds, server.url)
     click.echo(table(result))
     if json_file:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")

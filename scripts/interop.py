@@ -27,9 +27,10 @@ What stock clients offer, and how their calls went, one call each on loopback or
 virtual link. Written by `scripts/interop` from the same tests that run in CI
 (`{tests}`): do not edit.
 
-"ok" means: connected, audio came back where the client listens and none where it does not, and the
-session ended when the client closed. The DTLS role is ours. The setup time runs in the client
-from the POST of the offer to `connected`; the first call of a process is slower than the others.
+"ok" means: connected, audio came back where the client listens and none where it does not, a data
+channel is open where the row says so, and the session ended when the client closed. The DTLS role
+is ours. The setup time runs in the client from the POST of the offer to `connected`; the first call
+of a process is slower than the others.
 
 | client | version | what | result | SRTP profile | DTLS role | setup ms |
 |---|---|---|---|---|---|---|
@@ -40,11 +41,10 @@ TAIL: Final = """
 
 - The DTLS server chooses the SRTP profile: Chromium takes AES_CM where it is the server and agrees
   to GCM where we are; Firefox and aiortc take GCM either way.
-- A data channel and video are not served. A section of theirs that the offer puts first carries
-  the BUNDLE and is accepted, idle; the others are rejected. There Chromium closes a
-  channel at once; in a section that is accepted, and in Firefox always, it stays `connecting`.
+- Data channels open wherever the offer puts them, first or last. Video is not served: a section
+  that the offer puts first carries the BUNDLE and is accepted, idle; the others are rejected.
 - aiortc counts the transports of rejected sections: its `connectionState` stays `connecting` while
-  the audio flows. With max-bundle (not its default) it takes the candidates of the last section
+  the audio flows, and its channel waits for them as well, but for max-bundle. With max-bundle (not its default) it takes the candidates of the last section
   only, so that a rejected section behind the audio leaves it without any: it never connects.
 - Muting a track, `replaceTrack(null)` and a call that hears nothing keep the session. `pc.close()`
   ends it within milliseconds by close_notify. A closed tab says nothing in Chromium: the session

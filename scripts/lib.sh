@@ -3,6 +3,7 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
+clients=$venv/clients
 cd "$root" || exit
 
 say() { printf '%s\n' "$*" >&2; }
@@ -70,6 +71,21 @@ ensure_venv() {
         say "installing the project into .venv"
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$target" >&2 ||
             die "pip could not install the project"
+        printf '%s\n' "$want" >"$stamp"
+    fi
+}
+
+# ensure_clients: install what tests/clients/package.json names, unless that is done.
+ensure_clients() {
+    local stamp=$clients/.installed want
+    need_commands node=nodejs npm=npm
+    want=$(sha256sum <tests/clients/package.json)
+    if [ "$want" != "$(cat "$stamp" 2>/dev/null)" ]; then
+        say "installing the client packages into .venv/clients"
+        mkdir -p "$clients"
+        cp tests/clients/package.json "$clients/"
+        npm install --prefix "$clients" --ignore-scripts --no-package-lock --no-audit --no-fund \
+            --loglevel=error >&2 || die "npm could not install the client packages"
         printf '%s\n' "$want" >"$stamp"
     fi
 }

@@ -411,3 +411,29 @@ def test_top_needs_somebody_to_ask(
 ) -> None:
     assert edge("top", *arguments) == 2
     assert capfd.readouterr() == ("", f"edge: {line}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--address", "nowhere"], "--address: not like unix:/PATH or HOST:PORT"),
+        (["--log-level", "loud"], "--log-level: "),
+    ],
+)
+def test_the_demo_voice_names_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], error: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["demo-voice", *arguments])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(f"edge: {error}")
+
+
+def test_the_demo_voice_asks_for_its_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edge.demo_voice.parts.PARTS", ("no_such_part",))
+    with pytest.raises(SystemExit) as left:
+        cli.main(["demo-voice"])
+    assert left.value.code == 1
+    assert "pip install edge[demo-voice]" in capsys.readouterr().err

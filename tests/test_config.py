@@ -226,6 +226,16 @@ def test_kubernetes_service_links_are_not_ours() -> None:
         ({"EDGE_RELAY_BIND": "0.0.0.0:3478"}, "serve",
          "relay.advertise: 0.0.0.0:3478 is a wildcard: "
          "name the address that clients shall send to"),
+        ({"EDGE_RELAY_BIND": "127.0.0.1:3478,[::]:3478"}, "serve",
+         "relay.advertise: 127.0.0.1:3478,[::]:3478 is a wildcard: "
+         "name the address that clients shall send to"),
+        ({"EDGE_RELAY_BIND": "127.0.0.1:1,[::1]:1", "EDGE_RELAY_ADVERTISE": "192.0.2.1"}, "serve",
+         "EDGE_RELAY_ADVERTISE: names one address for each of bind, in the same order"),
+        ({"EDGE_RELAY_TCP_ADVERTISE": "192.0.2.1"}, "serve",
+         "EDGE_RELAY_TCP_ADVERTISE: names one address for each of tcp_bind, in the same order"),
+        ({"EDGE_RELAY_TCP_BIND": "0.0.0.0:443"}, "serve",
+         "relay.tcp_advertise: 0.0.0.0:443 is a wildcard: "
+         "name the address that clients shall connect to"),
         ({"EDGE_RELAY_INTERNAL_BIND": "[::]:0"}, "serve",
          "EDGE_RELAY_INTERNAL_BIND: a wildcard can not be told to transceivers: name one address"),
         ({"EDGE_TRANSCEIVER_BIND": "[::]:0"}, "serve",

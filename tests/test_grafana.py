@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from edge.errors import Drop
-from edge.metrics import FAMILIES, HISTOGRAMS, Part
+from edge.metric_names import FAMILIES, HISTOGRAMS
+from edge.metrics import Part
 from tests.support.full_metrics import full_metrics
 from tests.support.promql import Catalogue, Checker, read_catalogue
 
@@ -161,7 +162,7 @@ def test_panels_have_places_and_words_of_their_own() -> None:
     panels = DASHBOARD.panels
     assert len({panel.id for panel in panels}) == len(panels)
     assert [panel.title for panel in panels if panel.type == "row"] == [
-        "Relays", "Transceivers", "Registry", "HTTP", "Processes",
+        "Relays", "Transceivers", "Backends", "Registry", "HTTP", "Processes",
     ]  # fmt: skip
     taken = [cell for panel in panels for cell in _cells(panel.gridPos)]
     assert len(set(taken)) == len(taken)

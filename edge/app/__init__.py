@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import trio
 
 from edge.address import Address, format_address
-from edge.app.base import Base, listening, open_base, serve_http
+from edge.app.base import Base, listening, open_base, serve_http, settle_memory
 from edge.config import Config
 from edge.http.listen import HttpListener
 from edge.ready import Ready, Role, StartupError
@@ -40,6 +40,7 @@ async def run(
             ready = Ready(
                 role=role, http=listeners[0].url, udp=format_address(udp), pid=os.getpid()
             )
+            settle_memory()
             announce(ready)
             await stop.wait()
     except* RegistryUnavailable:

@@ -2,98 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 
 import msgspec
-import structlog
 import trio
 from starlette.types import ASGIApp
 
-from edge.address import Address, format_address, parse_address
-from edge.app.base import Base, Task, bound, running
+from edge.address import Address, format_address
+from edge.app.base import Base, Task, running
+from edge.app.listeners import open_listener, plan_listeners
 from edge.config import Config
-from edge.forwarder.engine import choose_engine, make_forwarder
-from edge.forwarder.gatekeeper import SocketGate
 from edge.geo_data import point_of_relay
+from edge.http.operations import create_operations_app
 from edge.registry.directory import LINGER_SECONDS, keep_relay
-from edge.registry.protocol import RelayRecord
-from edge.relay import Relay
-from edge.routing import FlowTable
-from edge.signaling import create_operations_app
-
-log = structlog.get_logger()
+from edge.registry.protocol import RelayListener, RelayRecord
 
 
 @asynccontextmanager
 async def open_relay(base: Base, url: str, stop: trio.Event) -> AsyncIterator[Address]:
-    """Run a relay; yields the public address that clients are told. ``url`` is its own HTTP."""
-    settings, fleet = base.config.relay, base.config.registry
-    engine = choose_engine(settings)
+    """Run a relay; yields the first address that clients are told. ``url`` is its own HTTP."""
     with ExitStack() as stack:
-        workers = settings.workers if engine == "native" else 1
-        public = stack.enter_context(bound("relay.bind", settings.bind, workers))
-        internal = stack.enter_context(
-            bound("relay.internal_bind", settings.internal_bind, workers)
-        )
-        host, port = public[0].getsockname()[:2]
-        advertised = parse_address(settings.advertise or host, default_port=port)
-        forwarder = make_forwarder(
-            engine,
-            public,
-            internal,
-            advertised=advertised,
-            settings=settings,
-            stale=base.directory.hint_stale,
-        )
-        relay = Relay(
-            forwarder,
-            public=advertised,
-            flows=FlowTable(
-                forwarder.flows,
-                max_flows=settings.max_flows,
-                max_provisional=settings.max_provisional_flows,
-                provisional_seconds=settings.provisional_seconds,
-                idle_seconds=settings.flow_idle_seconds,
-            ),
-            sealer=base.sealer,
-            cluster=fleet.cluster,
-            fleet=base.directory,
-            registry=base.registry,
-            lookups_per_second=settings.lookups_per_second,
-        )
-        base.metrics.add_relay(relay.statistics)
-        log.info("relay", engine=engine, workers=workers)
-        record = _relay_record(base.config, advertised, internal[0].getsockname()[:2], url)
+        plans = plan_listeners(base.config.relay)
+        listeners = [stack.enter_context(open_listener(base, plan)) for plan in plans]
+        record = _relay_record(base.config, [each.record for each in listeners], url)
 
         def make_record() -> RelayRecord:
-            return msgspec.structs.replace(
-                record, flows=len(forwarder.flows), draining=stop.is_set()
-            )
+            flows = sum(len(each.forwarder.flows) for each in listeners)
+            return msgspec.structs.replace(record, flows=flows, draining=stop.is_set())
 
-        keep = partial(keep_relay, base.registry, make_record, interval=fleet.heartbeat_seconds)
-        gate = SocketGate(public, forwarder.flows, public=advertised)
-        guard = partial(gate.run, lambda: relay.statistics().drops)
+        interval = base.config.registry.heartbeat_seconds
+        keep = partial(keep_relay, base.registry, make_record, interval=interval)
+        guards = [each.guard for each in listeners if each.guard is not None]
         # Where all is cancelled at once, sessions still say goodbye through the relay.
-        tasks = (keep, guard) if settings.gate else (keep,)
-        async with running(partial(_linger, relay.run), *tasks):
-            yield advertised
+        relays = [partial(_linger, each.relay.run) for each in listeners]
+        async with running(*relays, keep, *guards):
+            yield record.public
 
 
-def _relay_record(config: Config, public: Address, internal: Address, url: str) -> RelayRecord:
+def _relay_record(config: Config, listeners: Sequence[RelayListener], url: str) -> RelayRecord:
     """What the fleet is told of a relay, but for its load."""
+    first, *more = listeners
     point = point_of_relay(config)
     return RelayRecord(
-        name=format_address(internal),
+        name=format_address(first.internal),
         cluster=config.registry.cluster,
-        public=public,
-        internal=internal,
+        public=first.public,
+        internal=first.internal,
         region=config.relay.region,
         latitude=point.latitude if point else None,
         longitude=point.longitude if point else None,
-        max_flows=config.relay.max_flows,
+        max_flows=config.relay.max_flows * len(listeners),
         http_url=config.relay.http_url or url,
+        more=tuple(more),
     )
 
 

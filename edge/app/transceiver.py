@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -16,12 +17,17 @@ from edge.address import Address
 from edge.app.base import Base, bound, running
 from edge.audio.codec import prepare
 from edge.backends.choice import open_backend
+from edge.backends.frames.backend import FramesBackend
 from edge.backends.protocol import AudioFormat
-from edge.datagram import DatagramSocket
 from edge.geo import GeoSettings
+from edge.http.calls import Fleet
+from edge.http.problem import Cause
+from edge.offload.engine import open_media_socket
 from edge.registry.directory import keep_transceiver
 from edge.registry.protocol import TransceiverRecord
 from edge.signaling import create_app
+from edge.transceiver.call_ids import slot_of
+from edge.transceiver.load import watch_loop
 from edge.transceiver.service import Environment, Transceiver
 from edge.webrtc.certificate import DtlsCertificate
 
@@ -37,16 +43,19 @@ CODECS: Final = (
 async def open_transceiver(base: Base) -> AsyncIterator[tuple[Transceiver, Address]]:
     """Run a transceiver that is not registered yet; yields it and its UDP address."""
     settings = base.config.transceiver
+    clock = trio.lowlevel.current_clock().current_time  # trio.current_time costs three calls
     async with AsyncExitStack() as stack:
-        backend = await stack.enter_async_context(
-            open_backend(
-                base.config.backend, os.environ, ahead_seconds=settings.playout_queue_seconds
-            )
-        )
+        backend = await stack.enter_async_context(open_backend(base.config, os.environ))
         for codec in CODECS:
             prepare(codec, backend.wants(codec))
         (sock,) = stack.enter_context(bound("transceiver.bind", settings.bind))
-        datagrams = DatagramSocket(sock)
+        datagrams, offload = open_media_socket(
+            sock,
+            settings.engine,
+            clock=clock,
+            seed=int.from_bytes(os.urandom(8), "big"),
+        )
+        stack.callback(datagrams.close)
         transceiver = Transceiver(
             datagrams,
             slot=await base.registry.claim_slot(),
@@ -57,13 +66,16 @@ async def open_transceiver(base: Base) -> AsyncIterator[tuple[Transceiver, Addre
             certificate=DtlsCertificate.generate(),
             config=settings,
             audio=base.config.audio,
-            environment=Environment(clock=trio.current_time, unix=time.time, entropy=os.urandom),
+            offload=offload,
+            environment=Environment(clock=clock, unix=time.time, entropy=os.urandom),
             observe_setup=base.metrics.observe_setup,
-            observe_round_trip=base.metrics.observe_round_trip,
+            observe_quality=base.metrics.observe_quality,
         )
         base.metrics.add_transceiver(transceiver)
+        if isinstance(backend, FramesBackend):
+            base.metrics.add_backend(backend.statistics)
         base.metrics.add_datagrams(datagrams.statistics)
-        async with running(transceiver.run):
+        async with running(transceiver.run, partial(watch_loop, transceiver.admission)):
             yield transceiver, datagrams.address
 
 
@@ -95,11 +107,32 @@ def make_transceiver_app(
     base: Base, transceiver: Transceiver, stop: trio.Event, geography: GeoSettings
 ) -> ASGIApp:
     """Make the HTTP of a transceiver: signaling, the demo page, health and metrics."""
+    refusals: Counter[Cause] = Counter()
+    base.metrics.add_refusals(refusals)
     return create_app(
         transceiver,
         http=base.config.http,
+        fleet=_fleet(base, transceiver),
+        refusals=refusals,
         render_metrics=base.metrics.render,
         ready=lambda: not stop.is_set() and base.directory.has_own_relay,
         now=trio.current_time,
         geography=geography,
+    )
+
+
+def _fleet(base: Base, transceiver: Transceiver) -> Fleet:
+    """What signaling asks of the registry and of the view of the fleet."""
+
+    def owner_url(call_id: str) -> str | None:
+        slot = slot_of(call_id)
+        record = None if slot is None else base.directory.transceiver(slot)
+        return None if record is None or slot == transceiver.slot else record.http_url or None
+
+    return Fleet(
+        secrets=base.secrets,
+        unix=time.time,
+        claim_once=base.registry.claim_once,
+        release=base.registry.release_claim,
+        owner_url=owner_url,
     )

@@ -11,9 +11,9 @@ import trio
 
 from edge.address import Address
 from edge.config import RelayConfig
-from edge.datagram import KernelPacketSocket
 from edge.forwarder.protocol import Forwarder
 from edge.forwarder.pure import PureForwarder
+from edge.packets import KernelPacketSocket
 from edge.ready import StartupError
 
 Engine = Literal["native", "pure"]

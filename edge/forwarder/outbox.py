@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge.datagram import PacketSocket
+from edge.packets import PacketSocket
 
 
 class Outbox:

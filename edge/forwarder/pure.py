@@ -16,7 +16,6 @@ import structlog
 import trio
 
 from edge.address import Address
-from edge.datagram import PACKETS, PacketSocket, Waits
 from edge.errors import Drop
 from edge.forwarder.clients import ClientCodec
 from edge.forwarder.hops import Hop, Hops, client_of, proxy_of
@@ -25,6 +24,8 @@ from edge.forwarder.protocol import MAX_PAYLOAD, ForwarderStatistics, Raised
 from edge.forwarder.raised import RaisedQueues
 from edge.forwarder.screen import asks_by_name, is_request, is_response, is_sound
 from edge.forwarder.store import MemoryStore
+from edge.mmsg import BATCH
+from edge.packets import PacketSocket, Waits
 from edge.wire.demux import Kind, classify
 from edge.wire.spp import HEADER_BYTES, MAGIC, Path, encode_path
 
@@ -96,7 +97,7 @@ class PureForwarder:
         pace = _Pace(self._clock)
         inwards = outwards = 0
         while True:
-            if max(inwards, outwards) >= PACKETS:
+            if max(inwards, outwards) >= BATCH:
                 await trio.lowlevel.checkpoint()
             elif pace.tick and inwards + outwards:
                 await waits.tick(pace.tick)

@@ -23,7 +23,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeAlias, runtime_checkable
@@ -32,6 +32,7 @@ import structlog
 import trio
 
 from edge.address import Address
+from edge.registry.lease import Lease
 from edge.registry.memory import Watcher
 from edge.registry.protocol import (
     MAX_SLOT,
@@ -197,7 +198,10 @@ class Directory:
         self._relays = by_key
         self._transceivers = {slot: by_slot[slot] for slot in newest.values()}
         self._relay_addresses = frozenset(
-            record.internal for record in by_key.values() if record.cluster == self._cluster
+            listener.internal
+            for record in by_key.values()
+            if record.cluster == self._cluster
+            for listener in record.listeners
         )
         self._tell(before, self._places())
 
@@ -207,7 +211,7 @@ class Directory:
         relays = self._relays.items()
         return {
             **{one.slot: (one.address, one.draining) for one in transceivers},
-            **{key: (one.public, one.internal, one.draining) for key, one in relays},
+            **{key: (one.listeners, one.draining) for key, one in relays},
         }
 
     def _tell(
@@ -250,15 +254,18 @@ async def keep_transceiver(
     make_record: Callable[[], TransceiverRecord],
     *,
     interval: float = 0.5,
+    lease: Lease | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Renew a transceiver's record until cancelled, then take it out a moment later.
 
-    Raises RegistryUnavailable when the first write fails; later failures are tolerated.
+    ``lease`` is told of each renewal. Raises RegistryUnavailable when the first write fails; later
+    failures are tolerated.
     """
 
     async def put() -> None:
-        await registry.put_transceiver(make_record())
+        with nullcontext() if lease is None else _renewal(lease):
+            await registry.put_transceiver(make_record())
 
     async def remove() -> None:
         # Its sessions, which may have been cancelled together with us, say goodbye meanwhile.
@@ -281,6 +288,17 @@ async def keep_relay(
         await registry.put_relay(make_record())
 
     await _keep(put, partial(registry.remove_relay, make_record().name), interval, task_status)
+
+
+@contextmanager
+def _renewal(lease: Lease) -> Iterator[None]:
+    lease.ask(now=trio.current_time())
+    renewed = False
+    try:
+        yield
+        renewed = True
+    finally:
+        lease.answer(renewed=renewed, now=trio.current_time())
 
 
 async def _keep(

@@ -33,9 +33,11 @@ class Store:
 
     def write(self, name: str, record: R | None, seconds: float) -> Command:
         """Make the command that writes a record, or a tombstone, to live for ``seconds``."""
-        expires = self.worker.now() + seconds
-        sealed = self._keys.seal(name, record, expires=expires)
-        return ("SET", name, sealed, "PX", int(seconds * 1000))
+        return ("SET", name, self.seal(name, record, seconds), "PX", int(seconds * 1000))
+
+    def seal(self, name: str, record: R | None, seconds: float) -> bytes:
+        """Seal a record, or a tombstone, to count for ``seconds``."""
+        return self._keys.seal(name, record, expires=self.worker.now() + seconds)
 
     async def read(self, names: Sequence[str], record_type: type[R]) -> list[Lease[R] | None]:
         """Read records, None for each that is missing or not acceptable."""
@@ -46,12 +48,13 @@ class Store:
                 *(("GETRANGE", name, 0, MAX_SEALED_BYTES) for name in chunk)
             )
             leases += [
-                self._open(name, reply, record_type)
+                self.open(name, reply, record_type)
                 for name, reply in zip(chunk, replies, strict=True)
             ]
         return leases
 
-    def _open(self, name: str, reply: Reply, record_type: type[R]) -> Lease[R] | None:
+    def open(self, name: str, reply: Reply, record_type: type[R]) -> Lease[R] | None:
+        """Open what Redis has under a name, None (and counted) for what is not acceptable."""
         if reply == b"":
             return None
         try:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import trio
 
 from edge.address import Address
 from edge.errors import Drop
+from edge.registry.leases import Leases
+from edge.registry.memory_sessions import MemorySessions
 from edge.registry.protocol import (
     MAX_SLOT,
     FlowRecord,
@@ -29,11 +31,9 @@ from edge.registry.protocol import (
 )
 
 MAX_FLOWS: Final = 100_000
+MAX_CLAIMS: Final = 100_000
 
 Watcher: TypeAlias = Callable[[Sequence[TransceiverRecord], Sequence[RelayRecord]], None]
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 
 class MemoryRegistry:
@@ -54,10 +54,12 @@ class MemoryRegistry:
         self._max_flows = max_flows
         self._clock = clock
         self._entropy = entropy
-        self._transceivers: _Leases[Slot, TransceiverRecord] = _Leases(clock)
-        self._relays: _Leases[tuple[int, str], RelayRecord] = _Leases(clock)
+        self._transceivers: Leases[Slot, TransceiverRecord] = Leases(clock)
+        self._relays: Leases[tuple[int, str], RelayRecord] = Leases(clock)
         self._sharers = [self]
-        self._flows: _Leases[tuple[Address, Address], FlowRecord] = _Leases(clock)
+        self._flows: Leases[tuple[Address, Address], FlowRecord] = Leases(clock)
+        self._claims: Leases[str, bool] = Leases(clock)
+        self.sessions = MemorySessions(clock, self.drops)
         self._watchers: list[Watcher] = []
         # A random start, so that an earlier process's tokens name nobody.
         self._last_slot = int.from_bytes(entropy(3), "big") % MAX_SLOT
@@ -119,6 +121,22 @@ class MemoryRegistry:
         await self._checkpoint()
         return self._relays.living()
 
+    async def claim_once(self, name: str, seconds: float) -> bool:
+        """Claim a name, unless somebody has; the oldest claim goes when there are too many."""
+        await self._checkpoint()
+        if self._claims.get(name):
+            return False
+        self._claims.put(name, True, seconds)
+        if len(self._claims) > MAX_CLAIMS:
+            self._claims.drop_oldest()
+            self.drops[Drop.TABLE_FULL] += 1
+        return True
+
+    async def release_claim(self, name: str) -> None:
+        """Give a claim back."""
+        await self._checkpoint()
+        self._claims.remove(name)
+
     def save_flow(self, record: FlowRecord, *, seconds: float) -> None:
         """Write a flow; the oldest goes when there are too many."""
         self._flows.put((record.public, record.client), record, seconds)
@@ -167,36 +185,3 @@ class MemoryRegistry:
         transceivers, relays = self._transceivers.living(), self._relays.living()
         for changed in list(self._watchers):
             changed(transceivers, relays)
-
-
-class _Leases(Generic[K, V]):
-    """Values that live for a time, in the order of their last writing."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._values: dict[K, tuple[V, float]] = {}
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def put(self, key: K, value: V, seconds: float) -> None:
-        self._values.pop(key, None)
-        self._values[key] = value, self._clock() + seconds
-
-    def remove(self, key: K) -> None:
-        self._values.pop(key, None)
-
-    def drop_oldest(self) -> None:
-        del self._values[next(iter(self._values))]
-
-    def get(self, key: K) -> V | None:
-        value, expires = self._values.get(key, (None, 0.0))
-        if value is not None and expires <= self._clock():
-            del self._values[key]
-            return None
-        return value
-
-    def living(self) -> list[V]:
-        now = self._clock()
-        self._values = {key: one for key, one in self._values.items() if one[1] > now}
-        return [value for value, _ in self._values.values()]

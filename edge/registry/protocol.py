@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NewType, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from edge.address import Address
 from edge.errors import Drop
-
-Slot = NewType("Slot", int)
-"""A transceiver's number inside its cluster, 1 to 2**24 - 1; a restarted process gets a new one."""
+from edge.registry.sessions import SessionBook
+from edge.registry.sessions import Slot as Slot
 
 MAX_SLOT: Final = 2**24 - 1
 
@@ -27,6 +26,22 @@ class TransceiverRecord(msgspec.Struct, frozen=True, kw_only=True):
     http_url: str
     sessions: int = 0
     draining: bool = False
+
+
+class RelayListener(msgspec.Struct, frozen=True, kw_only=True):
+    """One public address of a relay, with flows and an internal address of its own."""
+
+    transport: str
+    """``udp`` or ``tcp``; what a later version may know of is passed over."""
+    public: Address
+    """What clients are told."""
+    internal: Address
+    """Where its internal datagrams come from and go to."""
+
+    @property
+    def proxy(self) -> Address:
+        """What stands for it in SPP headers: UDP and TCP may have one public address."""
+        return self.public if self.transport == "udp" else self.internal
 
 
 class RelayRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +67,14 @@ class RelayRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Where its health and metrics are."""
     draining: bool = False
     """It forwards what it has and shall get no new clients."""
+    more: tuple[RelayListener, ...] = ()
+    """Its other listeners: of the other IP version, and for TCP."""
+
+    @property
+    def listeners(self) -> tuple[RelayListener, ...]:
+        """All listeners; the first is the one that other relays send to."""
+        first = RelayListener(transport="udp", public=self.public, internal=self.internal)
+        return (first, *self.more)
 
 
 class FlowRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +86,10 @@ class FlowRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Whose transceiver serves the client; of another cluster, by way of its relays."""
     slot: Slot
     """The transceiver's; 0 for another cluster, whose relays know it."""
+    session: str = ""
+    """What its owner calls it; empty where the relay has not been told."""
+    epoch: int = 0
+    """The owner's, by which an earlier one is told from a later; 0 with no session."""
 
     def __repr__(self) -> str:
         """Like a Struct's, without the client."""
@@ -95,6 +122,10 @@ class RegistryStatistics:
 class Registry(Protocol):
     """The claim book. ``async`` methods may block, be cancelled, or raise RegistryUnavailable."""
 
+    @property
+    def sessions(self) -> SessionBook:
+        """Who owns which session of this cluster, and their checkpoints."""
+
     async def claim_slot(self) -> Slot:
         """Take a slot that no other process has, now or in the recent past."""
 
@@ -115,6 +146,12 @@ class Registry(Protocol):
 
     async def relays(self) -> Sequence[RelayRecord]:
         """All that are alive, in every cluster that is known."""
+
+    async def claim_once(self, name: str, seconds: float) -> bool:
+        """Claim a name for this time; False when it is claimed already, in this cluster."""
+
+    async def release_claim(self, name: str) -> None:
+        """Give a claim back."""
 
     def save_flow(self, record: FlowRecord, *, seconds: float) -> None:
         """Queue a flow to be written with this time to live; never blocks, drops when full."""

@@ -70,8 +70,11 @@ class RecordKeys:
 
     def flow_names(self, public: Address, client: Address) -> list[str]:
         """Name a flow without telling its addresses: by the current secret, then the previous."""
-        plain = f"{format_address(public)}|{format_address(client)}".encode()
-        return [hmac.digest(key, plain, "sha256")[:16].hex() for key in self._name_keys]
+        return self._hide(f"{format_address(public)}|{format_address(client)}")
+
+    def token_names(self, token: str) -> list[str]:
+        """Name what a routing token leads to, in the same way."""
+        return self._hide(f"token|{token}")
 
     def seal(self, name: str, record: msgspec.Struct | None, *, expires: float) -> bytes:
         """Seal a record, or a tombstone, under its full name."""
@@ -93,6 +96,9 @@ class RecordKeys:
         if lease.expires + ALLOWED_SKEW <= now:
             raise RemoteProtocolError("an old registry record", Drop.REPLAY)
         return lease
+
+    def _hide(self, plain: str) -> list[str]:
+        return [hmac.digest(k, plain.encode(), "sha256")[:16].hex() for k in self._name_keys]
 
     def _decrypt(self, name: str, sealed: bytes) -> bytes:
         nonce, body = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]

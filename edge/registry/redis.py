@@ -38,6 +38,7 @@ from edge.registry.protocol import (
     TransceiverRecord,
 )
 from edge.registry.records import RecordKeys
+from edge.registry.redis_sessions import RedisSessions
 from edge.registry.redis_worker import Command, RedisWorker
 
 PEER_READS: Final = 6
@@ -112,6 +113,7 @@ class RedisRegistry:
             store, f"{self._prefix}:transceiver", TransceiverRecord, lease_seconds
         )
         self._relays = Listing(store, RELAYS, RelayRecord, lease_seconds)
+        self.sessions = RedisSessions(store, self._prefix, keys.token_names)
 
     async def claim_slot(self) -> Slot:
         """Take the next number of a counter, modulo 2**24 - 1, that no living transceiver has.
@@ -157,6 +159,19 @@ class RedisRegistry:
         own = await self._relays.living()
         return merge_relays(own, *(peer.relays for peer in self._peers))
 
+    async def claim_once(self, name: str, seconds: float) -> bool:
+        """Claim a name, unless somebody has; what is in the way is as good as a claim."""
+        milliseconds = max(int(seconds * 1000), 1)
+        command = ("SET", self._claim_name(name), 1, "NX", "PX", milliseconds)
+        (reply,) = await self._worker.call(command)
+        if isinstance(reply, Exception):
+            raise RegistryUnavailable("Redis refuses to write")
+        return reply is not None
+
+    async def release_claim(self, name: str) -> None:
+        """Give a claim back."""
+        await self._worker.call(("UNLINK", self._claim_name(name)))
+
     def save_flow(self, record: FlowRecord, *, seconds: float) -> None:
         """Queue a flow; it is written when Redis answers, if that is before its time is over."""
         write = partial(self._flow_writes, record, time.monotonic() + seconds)
@@ -182,6 +197,9 @@ class RedisRegistry:
             peers=len(peers),
             peers_up=sum(one.up for one in peers),
         )
+
+    def _claim_name(self, name: str) -> str:
+        return f"{self._prefix}:claim:{name}"
 
     def _flow_names(self, public: Address, client: Address) -> list[str]:
         return [f"{self._prefix}:flow:{name}" for name in self._keys.flow_names(public, client)]

@@ -296,6 +296,11 @@ class RedisWorker:
             self._changed.wait_for(lambda: self._stop_at is not None, timeout=seconds)
 
 
+def is_unknown_script(reply: Reply) -> bool:
+    """Whether Redis does not know the script that an EVALSHA names; nothing was done then."""
+    return isinstance(reply, redis.exceptions.NoScriptError)
+
+
 def _set_all(calls: list[_Call]) -> None:
     for call in calls:
         call.done.set()

@@ -48,7 +48,7 @@ class PathTable:
         owner = self._owners.setdefault(path, session)
         if owner is not session:
             self._displace_challenger(path, session)
-            if now - owner.peer.ice.heard_at(path) <= OWNER_QUIET:
+            if now - owner.peer.heard_at(path) <= OWNER_QUIET:
                 self._challengers[path] = session
             else:
                 del owner.relays[path]

@@ -91,6 +91,8 @@ class Playout:
     @property
     def queued(self) -> float:
         """Seconds of audio that wait to be played."""
+        if self._cutter is None:
+            return self._queued / self._rate
         return self._waiting() / self._rate
 
     @property
@@ -172,6 +174,11 @@ class Playout:
             self._frames.extendleft(reversed(frames))
         if not self._scheduled and self._waiting():
             self._start()
+
+    def note_loss(self, share: float) -> None:
+        """Take what the client's report says was lost of what we sent, 0 to 1."""
+        if self._cutter is not None:
+            self._cutter.note_loss(share)
 
     def close(self) -> None:
         """Forget the queue and take nothing more."""

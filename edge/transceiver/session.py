@@ -1,9 +1,10 @@
-"""A session: one client talking to one model, as one nursery.
+"""A session: one client talking to one model, as one task.
 
-The nursery owns all that runs for the session: the timer pump of its peer and the backend's
-stream. Datagrams do not pass through it; the service hands them over by a plain call to
-``receive``, which carries the peer's outputs out at once. Whatever ends the session calls ``end``,
-which cancels the nursery; ``run`` then says goodbye and returns the one ``EndReason``.
+The task runs the backend's conversation. The rest is plain calls that never wait: the service hands
+datagrams over to ``receive``, which carries the peer's outputs out at once, and the pacer rings
+when the peer or the leash has something due. Media that is as usual may be lent to an offload
+beside the socket (``lend``), which then gives us what it has opened. Whatever ends the session
+calls ``end``, which cancels the task; ``run`` then says goodbye and returns the one ``EndReason``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final, assert_never
+from typing import assert_never
 
 import msgspec
 import structlog
@@ -23,8 +24,20 @@ from edge.audio.listener import Listener
 from edge.backends.protocol import AudioFormat, Backend, Call, CallQuality
 from edge.config import AudioConfig
 from edge.errors import BackendError, Drop, EndReason
+from edge.transceiver.admission import Opener
+from edge.transceiver.alarm import Alarm
+from edge.transceiver.client_channels import ChannelCounts, ClientChannels
+from edge.transceiver.dialect import Dialect
 from edge.transceiver.events import EventChannel
+from edge.transceiver.leash import Leash, SessionLimits
 from edge.transceiver.playout import Pacer, Playout
+from edge.webrtc.channel_outputs import (
+    ChannelClosed,
+    ChannelDrained,
+    ChannelMessage,
+    ChannelOpened,
+)
+from edge.webrtc.offload import MediaOffload, RtpOffload
 from edge.webrtc.outputs import (
     AudioReceived,
     Connected,
@@ -38,26 +51,10 @@ from edge.webrtc.peer import Peer
 from edge.wire.demux import is_rtp
 from edge.wire.spp import Path
 
-IDLE_CHECKS: Final = 8
-"""How often in its limit a session looks whether anybody has spoken."""
-
 log = structlog.get_logger()
 
 SendFramed = Callable[[Path, bytes, Address], bool]
 """``(path, payload, relay)``: sends one datagram to the relay that serves the path."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """How long a session may take to connect, may last and may be silent; its playout bound.
-
-    All in seconds.
-    """
-
-    setup_seconds: float
-    session_seconds: float
-    idle_seconds: float
-    playout_seconds: float
 
 
 @dataclass(slots=True)
@@ -85,23 +82,35 @@ class Session:
         audio: AudioConfig,
         clock: Callable[[], float],
         limits: SessionLimits,
+        dialect: Dialect | None = None,
+        opener: Opener = Opener(),  # noqa: B008
+        mid: str = "",
         sends: bool = True,
+        echo_messages: bool = False,
+        offload: MediaOffload | None = None,
         observe_setup: Callable[[float], None] = lambda seconds: None,
-        observe_round_trip: Callable[[float], None] = lambda seconds: None,
+        observe_quality: Callable[[CallQuality], None] = lambda quality: None,
     ) -> None:
         self.call = call
         self.peer = peer
-        self.events = EventChannel()
+        self.opener = opener
+        self.mid = mid
+        self.events = EventChannel(dialect)
         self.times = SessionTimes(opened=clock())
         self.reason: EndReason | None = None
         self.relays: dict[Path, Address] = {}
         """The paths that passed a check, each with the relay that serves it."""
+        self.tokens: set[str] = set()
+        """What the client's checks may be addressed to."""
         self._send = send
         self._clock = clock
         self._limits = limits
         self._sends = sends
+        self._offload = offload
+        self._stream: RtpOffload | None = None
+        self._usual = False  # the last packet was one that an offload could have opened
         self._observe_setup = observe_setup
-        self._observe_round_trip = observe_round_trip
+        self._observe_quality = observe_quality
         self._playout = Playout(
             pacer,
             self._play,
@@ -112,6 +121,13 @@ class Session:
             fade_seconds=audio.fade_seconds,
             quality=self.quality,
         )
+        self._channels = ClientChannels(
+            self.events,
+            receive_event=self.receive_event,
+            send=self._send_message,
+            now=self.times.opened,
+            echo=echo_messages,
+        )
         self._conversation = backend.open(call, self._playout, self.events)
         self._listener = Listener(
             codec=codec,
@@ -120,10 +136,14 @@ class Session:
             pacer=pacer,
             settings=audio,
             fail=self._fail_by_bug,
+            repair_seconds=peer.media.repair_seconds,
         )
+        self._asker = peer.media.asker
+        self._asker.patience = self._listener.patience
         self._drops: Counter[Drop] = Counter()
         self._scope = trio.CancelScope()
-        self._timer = trio.CancelScope()
+        self._alarm = Alarm(pacer, self._ring)
+        self._leash = Leash(limits)
         self._connected = trio.Event()
 
     def receive(self, datagram: bytes, path: Path, relay: Address, *, now: float) -> None:
@@ -132,14 +152,25 @@ class Session:
             if is_rtp(datagram):
                 self._receive_rtp(datagram, path, relay, now)
                 return
+            moved = self.relays.get(path) != relay and self.peer.heard_at(path) != now
             outputs = self.peer.receive(datagram, path, now=now)
-            if self.relays.get(path) != relay:
+            if moved:
                 self._learn_relay(path, relay, now)
             self._carry_out(outputs)
         except Exception:
             self._fail_by_bug()
-        if self.peer.deadline < self._timer.deadline:
-            self._timer.deadline = self.peer.deadline
+        self._alarm.set(self.peer.deadline)
+
+    def lend(self, path: Path) -> None:
+        """Lend media that is as usual to the offload, if there is one and if it is.
+
+        To be called after ``receive``, while ``path`` is no other session's as well.
+        """
+        if self._stream is not None and self._offload is not None and self._usual:
+            relay = self.relays.get(path)
+            if relay is not None and self.reason is None:
+                endpoint = self._offload.endpoint(relay)
+                self.peer.lend(self._stream, path, endpoint, sends=self._sends)
 
     def end(self, reason: EndReason) -> None:
         """End the session; the first reason given stands. Both sides' events tell it."""
@@ -151,13 +182,23 @@ class Session:
     def receive_event(self, event: bytes) -> None:
         """Take an event for the backend from whoever holds the event channel; never raises."""
         try:
-            self._conversation.receive_event(event)
+            if self.events.receive(event):
+                self._conversation.receive_event(event)
         except Exception:
             self._fail_by_bug()
 
+    @property
+    def channel_counts(self) -> ChannelCounts:
+        """What went over the client's data channels."""
+        return self._channels.counts
+
+    def delays(self) -> tuple[float, float]:
+        """What the jitter buffer holds back now, and its target, in seconds."""
+        return self._listener.delays()
+
     def quality(self) -> CallQuality:
         """How the network treats the session now."""
-        media, heard = self.peer.media.statistics(), self._listener.statistics()
+        media, heard = self.peer.media_statistics(), self._listener.statistics()
         return CallQuality(
             round_trip=media.round_trip_time,
             jitter=media.jitter,
@@ -166,16 +207,19 @@ class Session:
             delay=heard.delay,
             remote_jitter=media.remote_jitter,
             remote_fraction_lost=media.remote_fraction_lost,
+            target=heard.target,
+            recovered_red=heard.recovered_red,
+            recovered_fec=heard.recovered_fec,
         )
 
     async def run(self) -> EndReason:
         """Serve the session until something ends it; being cancelled from outside is SHUTDOWN."""
+        self._leash.start(now=self._clock())
+        self._alarm.set(self._next_due())
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._pump_timers)
-                    nursery.start_soon(self._converse)
-                    await self._watch_limits()
+                await self._connected.wait()
+                await self._converse()
         except* Exception:  # also out of a group with the Cancelled of those around us
             self._fail_by_bug()
         finally:
@@ -185,26 +229,34 @@ class Session:
 
     def drops(self) -> Counter[Drop]:
         """What this session discarded so far, by cause."""
-        return (
-            self._drops
-            + self.peer.statistics().drops
-            + self._playout.drops
-            + self._listener.drops
-            + self._conversation.drops
-            + self.events.drops
-        )
+        drops = self.peer.statistics().drops
+        for more in (
+            self._drops,
+            self._playout.drops,
+            self._listener.drops,
+            self._conversation.drops,
+            self.events.drops,
+            self._channels.drops,
+        ):
+            drops.update(more)
+        return +drops
 
     def _receive_rtp(self, datagram: bytes, path: Path, relay: Address, now: float) -> None:
-        """Most of what comes: it has one output at most, and moves no deadline."""
+        """Most of what comes: it has one output at most, and only a gap moves a deadline."""
+        moved = self.relays.get(path) != relay and self.peer.heard_at(path) != now
         audio = self.peer.receive_rtp(datagram, path, now=now)
-        if self.relays.get(path) != relay:
+        if moved:
             self._learn_relay(path, relay, now)
+        self._usual = audio is not None and not audio.redundant
         if audio is not None:
             self._hear(audio)
+        if self._asker.missing:
+            self._alarm.set(self.peer.deadline)
 
     def _learn_relay(self, path: Path, relay: Address, now: float) -> None:
         # A relay that came back with another internal port serves its flows at once. It is
-        # registered, but that proves nothing of the client: this datagram must be authentic.
+        # registered, but that proves nothing of the client: this datagram must be authentic, the
+        # first such of its batch, since all of a batch have one time.
         if self.peer.ice.heard_at(path) == now:
             self.relays[path] = relay
 
@@ -220,10 +272,17 @@ class Session:
                 case Connected():
                     self.times.connected = self._clock()
                     self._observe_setup(self.times.connected - self.times.opened)
+                    self._leash.connect(now=self.times.connected)
                     self._connected.set()
-                case RoundTripMeasured(seconds):
-                    self._observe_round_trip(seconds)
+                    self._open_stream()
+                case RoundTripMeasured():
+                    quality = self.quality()
+                    self._observe_quality(quality)
+                    self._playout.note_loss(quality.remote_fraction_lost or 0.0)
+                case ChannelOpened() | ChannelMessage() | ChannelDrained() | ChannelClosed():
+                    self._channels.follow(output, now=self._clock())
                 case Ended(reason):
+                    self._channels.close()  # nobody is there to be told
                     self.end(reason)
                 case _:
                     assert_never(output)
@@ -235,36 +294,57 @@ class Session:
         else:
             self._send(path, data, relay)
 
+    def _send_message(self, channel: int, data: str | bytes) -> None:
+        self._carry_out(self.peer.send_message(channel, data, now=self._clock()))
+        self._alarm.set(self.peer.deadline)
+
     def _hear(self, audio: AudioReceived) -> None:
         now = self._clock()
         if self.times.first_audio == inf:
             self.times.first_audio = now
         self._listener.receive(audio, now=now)
 
+    def _open_stream(self) -> None:
+        keys = self.peer.rtp_keys()
+        if self._offload is not None and keys is not None:
+            self._stream = self._offload.open_stream(keys, self._listener.take)
+
     def _play(self, payload: bytes, timestamp: int, marker: bool, now: float) -> None:
+        try:
+            if self._stream is None or not self._stream.send(payload, timestamp, marker, now):
+                self._send_audio(payload, timestamp, marker, now)
+        except Exception:  # the pacer, which calls us, serves all sessions
+            self._fail_by_bug()
+
+    def _send_audio(self, payload: bytes, timestamp: int, marker: bool, now: float) -> None:
         if not self._sends:  # the client does not listen; its backend is paced all the same
             return
         if not self.peer.connected:
             self._drops[Drop.NOT_READY] += 1
             return
-        try:
-            output = self.peer.send_audio(payload, timestamp=timestamp, marker=marker, now=now)
-            if output is not None:
-                self._transmit(output.path, output.data)
-        except Exception:  # the pacer, which calls us, serves all sessions
-            self._fail_by_bug()
+        output = self.peer.send_audio(payload, timestamp=timestamp, marker=marker, now=now)
+        if output is not None:
+            self._transmit(output.path, output.data)
 
-    async def _pump_timers(self) -> None:
-        while True:
-            with trio.CancelScope(deadline=self.peer.deadline) as self._timer:
-                await trio.sleep_forever()
-            try:
-                self._carry_out(self.peer.tick(now=self._clock()))
-            except Exception:
-                self._fail_by_bug()
+    def _ring(self, now: float) -> float:
+        """Do what is due, and return when the next is; the pacer, which calls us, serves all."""
+        try:
+            self._carry_out(self.peer.tick(now=now))
+            if now >= self._leash.deadline:
+                self._check_leash(now)
+        except Exception:
+            self._fail_by_bug()
+        return self._next_due()
+
+    def _check_leash(self, now: float) -> None:
+        reason = self._leash.check(self._spoken(), now=now)
+        if reason is not None:
+            self.end(reason)
+
+    def _next_due(self) -> float:
+        return min(self.peer.deadline, self._leash.deadline)
 
     async def _converse(self) -> None:
-        await self._connected.wait()
         try:
             await self._conversation.run()
         except* BackendError as group:
@@ -277,44 +357,35 @@ class Session:
         else:
             self.end(EndReason.BACKEND_CLOSED)
 
-    async def _watch_limits(self) -> None:
-        with trio.move_on_after(self._limits.setup_seconds):
-            await self._connected.wait()
-        if not self._connected.is_set():
-            self.end(EndReason.NEVER_CONNECTED)
-        with trio.move_on_after(self._limits.session_seconds):
-            await self._wait_idle()
-            self.end(EndReason.IDLE)
-        self.end(EndReason.MAX_DURATION)
-
-    async def _wait_idle(self) -> None:
-        """Wait until neither the client nor the backend has sent audio for the idle limit."""
-        spoken, since = self._spoken(), self._clock()
-        while self._clock() - since < self._limits.idle_seconds:
-            await trio.sleep(self._limits.idle_seconds / IDLE_CHECKS)
-            if self._spoken() != spoken:
-                spoken, since = self._spoken(), self._clock()
-
     def _spoken(self) -> tuple[int, int]:
-        media = self.peer.media.statistics()
+        media = self.peer.media_statistics()
         return media.packets_received, media.packets_sent
 
     def _tell_end(self, reason: EndReason) -> None:
         event = msgspec.json.encode({"type": "session.ended", "reason": reason.value})
-        if self.events.is_held:
-            self.events.send_event(event)
+        try:
+            if self.events.is_held:
+                self.events.send_event(event)
+        except Exception:
+            log.exception("goodbye failed", session=self.call.session)
         try:
             self._conversation.receive_event(event)
         except Exception:
             log.exception("backend failed", session=self.call.session)
 
     def _say_goodbye(self) -> None:
+        self._alarm.close()
+        self.events.close()
+        self._channels.close()
         self._listener.close()
         self._playout.close()
         try:
             self._carry_out(self.peer.close(now=self._clock()))
         except Exception:
             log.exception("goodbye failed", session=self.call.session)
+        finally:
+            if self._stream is not None:
+                self._stream.close()
 
     def _fail_by_bug(self) -> None:
         log.exception("bug in a session", session=self.call.session)

@@ -162,12 +162,19 @@ async function measure() {
     setText("sent", String(stats.packetsSent ?? "–"));
     setText("received", String(stats.packetsReceived ?? "–"));
     setText("concealed", stats.concealed == null ? "–" : `${stats.concealed.toFixed(2)} s`);
+    setText("sent-quality", sentQuality(heard));
     setText("interruptions", String(turns.interruptions));
   }
   renderClock();
   if (atRest()) wave.draw(performance.now());
   for (const plot of Object.values(plots)) plot.draw();
   for (const meter of Object.values(meters)) meter.announce();
+}
+
+// What the edge reports of our voice.
+function sentQuality({ sentLoss, sentJitter }) {
+  if (sentLoss == null) return "–";
+  return `${format(sentLoss)} % lost, jitter ${format(sentJitter)} ms`;
 }
 
 // Nothing moves: no call, and the last one's sound has run out of the wave.

@@ -251,6 +251,8 @@ function summary(reports, before) {
     roundTripTime: seconds === undefined ? null : seconds * 1000,
     jitter: inbound.jitter === undefined ? null : inbound.jitter * 1000,
     loss: lossPercent(received, lost, before),
+    sentJitter: remote.jitter === undefined ? null : remote.jitter * 1000,
+    sentLoss: remote.fractionLost === undefined ? null : remote.fractionLost * 100,
     delay: bufferDelay(inbound, before),
     bufferSeconds: inbound.jitterBufferDelay ?? 0,
     bufferSamples: inbound.jitterBufferEmittedCount ?? 0,

@@ -6,23 +6,36 @@ milliseconds after its last copy.
 
 Every copy carries fresh record numbers, because a peer discards a number it has seen. In epoch 0
 nothing authenticates the number, so all plaintext records we ever send are numbered here, whatever
-OpenSSL wrote into them. In epoch 1 only the client's Finished needs a fresh number (see
-``dtls_protection``): the server's is wanted only by a client that never received it.
+OpenSSL wrote into them. In epoch 1 only the client's Finished needs a fresh number, because a
+server answers no other: the server's is wanted only by a client that never received it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from edge.webrtc.dtls_protection import RecordProtection
-from edge.webrtc.dtls_records import Record, pack
+import msgspec
+
+from edge.webrtc.dtls_records import NUMBERS, Record, decode_records, pack
 
 FIRST_INTERVAL: Final = 0.1  # seconds
 MAX_INTERVAL: Final = 0.8  # seconds
 MIN_SPACING: Final = 0.05
 """Seconds between two copies when it is the peer that asks for them."""
+
+Renew = Callable[[Record], Record]
+"""An encrypted record of ours under a fresh number."""
+
+
+class FlightSnapshot(msgspec.Struct, frozen=True):
+    """The flight that ended a handshake, to be sent again when the peer asks for it."""
+
+    mtu: int
+    records: bytes
+    next_sequence: int
+    """Of epoch 0."""
 
 
 class Flight:
@@ -30,8 +43,6 @@ class Flight:
 
     def __init__(self, mtu: int) -> None:
         self.deadline = math.inf
-        self.renewed = 0
-        """Epoch-1 record numbers that copies of our Finished have used."""
         self._mtu = mtu
         self._records: Sequence[Record] = ()
         self._next_sequence = 0
@@ -62,40 +73,44 @@ class Flight:
         self._records = ()
         self.deadline = math.inf
 
-    @property
-    def has_finished(self) -> bool:
-        """Whether the flight ends in our encrypted Finished."""
-        return any(record.epoch for record in self._records)
-
-    def tick(self, protection: RecordProtection | None, *, now: float) -> list[bytes]:
+    def tick(self, renew: Renew | None = None, *, now: float) -> list[bytes]:
         """The flight again because its time has come; the next time is later."""
         self._interval = min(2 * self._interval, MAX_INTERVAL)
         self._repeats_left -= 1
-        datagrams = self._again(protection, now)
+        datagrams = self._again(renew, now)
         if self._repeats_left <= 0:
             self.deadline = math.inf
         return datagrams
 
-    def asked(self, protection: RecordProtection | None, *, now: float) -> list[bytes]:
+    def asked(self, renew: Renew | None = None, *, now: float) -> list[bytes]:
         """The flight again because the peer repeats the one before; nothing if that is too soon."""
         if now - self._sent_at < MIN_SPACING:
             return []
-        return self._again(protection, now)
+        return self._again(renew, now)
 
-    def _again(self, protection: RecordProtection | None, now: float) -> list[bytes]:
+    def snapshot(self) -> FlightSnapshot:
+        """What is needed to answer a peer that asks; the timer does not travel."""
+        records = b"".join(record.encode() for record in self._records)
+        return FlightSnapshot(self._mtu, records, self._next_sequence)
+
+    @classmethod
+    def restore(cls, snapshot: FlightSnapshot, *, skip: int = 0) -> Flight:
+        """Go on from a snapshot; ``skip`` as for the records of epoch 1."""
+        flight = cls(snapshot.mtu)
+        flight._records = decode_records(snapshot.records) if snapshot.records else ()
+        flight._next_sequence = (snapshot.next_sequence + skip) % NUMBERS
+        return flight
+
+    def _again(self, renew: Renew | None, now: float) -> list[bytes]:
         self._sent_at = now
         if self.deadline < math.inf:
             self.deadline = now + self._interval
-        return self.encode([self._renew(record, protection) for record in self._records])
-
-    def _renew(self, record: Record, protection: RecordProtection | None) -> Record:
-        if record.epoch == 0 or protection is None:
-            return record
-        self.renewed += 1
-        return protection.renew(record, record.sequence + self.renewed)
+        fresh = [renew(r) if r.epoch and renew is not None else r for r in self._records]
+        return self.encode(fresh)
 
     def _number(self, record: Record) -> Record:
         if record.epoch:
             return record
-        self._next_sequence += 1
-        return record.numbered(self._next_sequence - 1)
+        number = self._next_sequence  # no nonce depends on it: it may go round
+        self._next_sequence = (number + 1) % NUMBERS
+        return record.numbered(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -54,3 +55,8 @@ class DtlsFailed:
 
 
 DtlsOutput = DtlsTransmit | DtlsEstablished | DtlsData | DtlsClosed | DtlsFailed
+
+
+def transmits(datagrams: Sequence[bytes]) -> list[DtlsOutput]:
+    """One output each."""
+    return [DtlsTransmit(datagram) for datagram in datagrams]

@@ -16,12 +16,16 @@ from typing import Final
 from edge.errors import RemoteProtocolError
 
 RECORD_HEADER_BYTES: Final = 13
+VERSION: Final = 0xFEFD
+"""DTLS 1.2."""
+NUMBERS: Final = 1 << 48
+"""Record numbers of an epoch; RFC 6347, section 4.1."""
 MAX_RECORDS: Final = 32
 """Most records we take from one datagram; a whole flight has about seven."""
 MAX_MESSAGE_BYTES: Final = 16_384
 """Longest handshake message; one fragment that claims more would end OpenSSL's handshake."""
 
-_VERSIONS: Final = frozenset({0xFEFF, 0xFEFD})  # a ClientHello travels as DTLS 1.0
+_VERSIONS: Final = frozenset({0xFEFF, VERSION})  # a ClientHello travels as DTLS 1.0
 _RECORD: Final = Struct("!BHHHIH")
 _FRAGMENT_HEADER_BYTES: Final = 12
 

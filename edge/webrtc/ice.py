@@ -19,6 +19,10 @@ triggered check is more than RFC 8445 asks of a lite agent (7.3).
 Consent (RFC 7675, 5.1) is the client's wish to receive, renewed here by each of its valid checks
 and by each valid answer to ours; a lite agent sends no consent checks of its own. Media renews
 nothing.
+
+Restart (RFC 8445, 9). The client brings new credentials over signaling and gets new ones of ours;
+DTLS, SRTP and the paths stay. Until the client has used the new ones, the former count as before;
+``FORMER_LIFETIME`` after the first valid check with the new they are gone.
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ PROBE_TIMES: Final = (0.0, 0.1, 0.2, 0.4)  # seconds from the start of our own c
 PROBE_LIFETIME: Final = 2.0  # seconds in which its answer is accepted and no other one starts
 PROBE_PRIORITY: Final = (110 << 24) + (65_535 << 8) + 255  # peer-reflexive; RFC 8445, 5.1.2.1
 
+FORMER_LIFETIME: Final = 5.0  # seconds, for what is still under way after a restart
+
 IceOutput = Transmit | PathSelected | Ended
 
 
@@ -56,6 +62,21 @@ class IceCredentials:
 
     ufrag: str = field(repr=False)
     password: str = field(repr=False)
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """Both sides' credentials of one generation; a restart begins the next one."""
+
+    local: IceCredentials
+    remote: IceCredentials
+
+    @property
+    def username(self) -> str:
+        """Of the client's checks (RFC 8445, 7.2.2)."""
+        return f"{self.local.ufrag}:{self.remote.ufrag}"
+
+    def __repr__(self) -> str:
+        return "Credentials()"
 
 
 class Probe(msgspec.Struct):
@@ -111,6 +132,10 @@ class IceSnapshot(msgspec.Struct, frozen=True):
     selected: Path | None
     paths: tuple[tuple[Path, PathState], ...]
     early_checks: tuple[tuple[bytes, Path], ...]
+    restarts: int = 0
+    used: bool = False
+    former: Credentials | None = None
+    former_until: float | None = None
 
     def __repr__(self) -> str:
         return f"IceSnapshot(paths={len(self.paths)}, established={self.established})"
@@ -138,8 +163,11 @@ class IceLite:
         self.selected: Path | None = None
         self.deadline = math.inf
         self.drops: Counter[Drop] = Counter()
-        self._local = local
-        self._remote = remote
+        self.restarts = 0
+        self._current = Credentials(local, remote)
+        self._used = False  # the client has used the current credentials
+        self._former: Credentials | None = None
+        self._former_until = math.inf
         self._tie_breaker = tie_breaker
         self._entropy = entropy
         self._consent_timeout = consent_timeout
@@ -149,6 +177,28 @@ class IceLite:
         self._ended = False
         self._paths: dict[Path, PathState] = {}
         self._early_checks: dict[bytes, Path] = {}
+
+    @property
+    def ufrags(self) -> tuple[str, ...]:
+        """Our ufrags that count now, the current one first."""
+        return tuple(one.local.ufrag for one in (self._current, self._former) if one is not None)
+
+    @property
+    def remote_ufrag(self) -> str:
+        """The client's ufrag."""
+        return self._current.remote.ufrag
+
+    def restart(self, local: IceCredentials, remote: IceCredentials) -> None:
+        """Begin a new generation of credentials; ``ufrags`` tells which count from now on."""
+        if self._used:
+            self._former, self._former_until = self._current, math.inf
+        self._current, self._used = Credentials(local, remote), False
+        self.restarts += 1
+        for state in self._paths.values():
+            state.nominated = False  # by the generation before: it does not bind this one
+            if not state.proven:
+                state.probe = None
+        self._reschedule()
 
     def receive(self, datagram: bytes, path: Path, *, now: float) -> list[IceOutput]:
         """Take one STUN datagram; what is not valid is counted in ``drops`` and changes nothing."""
@@ -170,6 +220,8 @@ class IceLite:
             self._ended = True
             self.deadline = math.inf
             return [Ended(EndReason.CONSENT_EXPIRED)]
+        if now >= self._former_until:
+            self._former, self._former_until = None, math.inf
         outputs: list[IceOutput] = []
         for path, state in self._paths.items():
             if state.probe is not None and not state.proven and now >= state.probe.due:
@@ -236,8 +288,8 @@ class IceLite:
         """Return all state, with times relative to ``now``; ``drops`` is not part of it."""
         until = self._consent_until - now
         return IceSnapshot(
-            local=self._local,
-            remote=self._remote,
+            local=self._current.local,
+            remote=self._current.remote,
             tie_breaker=self._tie_breaker,
             consent_timeout=self._consent_timeout,
             max_paths=self._max_paths,
@@ -247,6 +299,10 @@ class IceLite:
             selected=self.selected,
             paths=tuple((path, state.shifted(-now)) for path, state in self._paths.items()),
             early_checks=tuple(self._early_checks.items()),
+            restarts=self.restarts,
+            used=self._used,
+            former=self._former,
+            former_until=(self._former_until - now if math.isfinite(self._former_until) else None),
         )
 
     @classmethod
@@ -270,6 +326,10 @@ class IceLite:
         agent._paths = {path: state.shifted(now) for path, state in snapshot.paths}
         agent._early_checks = dict(snapshot.early_checks)
         agent.selected = snapshot.selected
+        agent.restarts, agent._used = snapshot.restarts, snapshot.used
+        agent._former = snapshot.former
+        if snapshot.former_until is not None:
+            agent._former_until = now + snapshot.former_until
         agent._reschedule()
         return agent
 
@@ -286,16 +346,19 @@ class IceLite:
                 assert_never(message_class)
 
     def _receive_check(self, datagram: bytes, path: Path, now: float) -> list[IceOutput]:
-        password = self._local.password
+        credentials = self._credentials_of(datagram, now)
+        password = credentials.local.password
         request = stun.decode_request(datagram, password=password)
-        if request.username != f"{self._local.ufrag}:{self._remote.ufrag}":
+        if request.username != credentials.username:
             raise RemoteProtocolError("check for another session", Drop.BAD_INTEGRITY)
         client, _ = decode_path(path)
-        if refusal := self._refuse(request):
+        if refusal := self._refuse(request, password):
             return [Transmit(path, refusal)]
         if not self._established:
             self._refuse_replay(request.transaction_id, path)
 
+        if credentials is self._current:
+            self._use_current(now)
         state = self._admit(path, now)
         state.heard = now
         state.priority = request.priority or state.priority
@@ -309,7 +372,20 @@ class IceLite:
         outputs += self._start_probe(path, state, now)
         return outputs
 
-    def _refuse(self, request: stun.BindingRequest) -> bytes | None:
+    def _credentials_of(self, datagram: bytes, now: float) -> Credentials:
+        """Which generation a check is of; nothing is proven by that yet."""
+        former = self._former
+        if former is None or now >= self._former_until:
+            return self._current
+        return former if stun.peek_username(datagram) == former.username else self._current
+
+    def _use_current(self, now: float) -> None:
+        """Note that the client uses the current credentials: the former go soon."""
+        if not self._used:
+            self._used = True
+            self._former_until = now + FORMER_LIFETIME if self._former else math.inf
+
+    def _refuse(self, request: stun.BindingRequest, password: str) -> bytes | None:
         """Return the error answer to a check that is authentic but not acceptable."""
         if request.unknown_required:
             code, reason = 420, "Unknown Attribute"
@@ -321,7 +397,7 @@ class IceLite:
             request.transaction_id,
             code,
             reason,
-            password=self._local.password,
+            password=password,
             unknown=request.unknown_required,
         )
 
@@ -333,7 +409,7 @@ class IceLite:
 
     def _receive_response(self, datagram: bytes, path: Path, now: float) -> list[IceOutput]:
         state = self._paths.get(path)
-        response = stun.decode_response(datagram, password=self._remote.password)
+        response = stun.decode_response(datagram, password=self._current.remote.password)
         if (
             state is None
             or state.probe is None
@@ -388,17 +464,18 @@ class IceLite:
 
     def _send_probe(self, path: Path, state: PathState, probe: Probe) -> list[Transmit]:
         probe.sent += 1
+        local, remote = self._current.local, self._current.remote
         request = stun.encode_request(
             probe.transaction_id,
-            username=f"{self._remote.ufrag}:{self._local.ufrag}",
-            password=self._remote.password,
+            username=f"{remote.ufrag}:{local.ufrag}",
+            password=remote.password,
             priority=PROBE_PRIORITY,
             controlled=self._tie_breaker,
         )
         return [Transmit(path, request)] if self.allow(path, len(request)) else []
 
     def _reschedule(self) -> None:
-        self.deadline = math.inf if self._ended else self._consent_until
+        self.deadline = math.inf if self._ended else min(self._consent_until, self._former_until)
         for state in self._paths.values():
             if state.probe is not None and not state.proven:
                 self.deadline = min(self.deadline, state.probe.due)

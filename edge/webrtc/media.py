@@ -7,12 +7,14 @@ goes on with its timestamps, its reports and its media clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from edge.webrtc.nack import SLACK, UNKNOWN_ROUND_TRIP, Asker, Repair, Resender
 from edge.webrtc.streams import (
     ReceiveLog,
     ReceiveLogSnapshot,
@@ -22,6 +24,7 @@ from edge.webrtc.streams import (
 )
 from edge.wire.rtcp import (
     Bye,
+    GenericNack,
     ReceiverReport,
     ReportBlock,
     RtcpPacket,
@@ -58,6 +61,7 @@ class MediaStatistics:
     remote_jitter: float | None
     remote_fraction_lost: float | None
     remote_lost: int | None
+    repairs: Mapping[Repair, int]
 
 
 class MediaSnapshot(msgspec.Struct, frozen=True):
@@ -73,13 +77,15 @@ class MediaSnapshot(msgspec.Struct, frozen=True):
     round_trip_time: float | None
     remote_report: tuple[float, float, int] | None
     red_payload_type: int | None = None
+    nack: bool = False
+    repairs: dict[Repair, int] = {}
 
 
 class Media:
     """One outgoing stream, what is heard of the remote ones, and the reports on both.
 
     ``ntp_offset`` is Unix time minus ``now``; ``red_payload_type`` that of redundant audio, which
-    only the peer sends.
+    only the peer sends; with ``nack`` both sides repair what was lost.
     """
 
     def __init__(
@@ -90,9 +96,14 @@ class Media:
         now: float,
         ntp_offset: float,
         red_payload_type: int | None = None,
+        nack: bool = False,
     ) -> None:
         self.stream = stream
         self.red_payload_type = red_payload_type
+        self.nack = nack
+        self.repairs: Counter[Repair] = Counter()
+        self.asker = Asker(self.repairs)
+        self.resender = Resender(self.repairs) if nack else None
         self.cname = cname
         self.ntp_offset = ntp_offset
         self.logs: dict[int, ReceiveLog] = {}
@@ -107,8 +118,8 @@ class Media:
 
     @property
     def deadline(self) -> float:
-        """When ``report`` is due."""
-        return self.next_report - self.ntp_offset
+        """When ``tick`` wants to be called next."""
+        return min(self.next_report, self.asker.deadline) - self.ntp_offset
 
     def media_time(self, *, now: float) -> int:
         """Clock units since the start, which a take-over does not interrupt."""
@@ -134,7 +145,8 @@ class Media:
         if len(self.logs) >= MAX_REMOTE_SOURCES:
             oldest = min(self.logs.values(), key=lambda log: log.heard_at)
             del self.logs[oldest.ssrc]
-        log = self.logs[ssrc] = ReceiveLog(ssrc, self.stream.clock_rate, index)
+        asker = self.asker if self.nack else None
+        log = self.logs[ssrc] = ReceiveLog(ssrc, self.stream.clock_rate, index, asker=asker)
         return log
 
     def receive_rtcp(self, packets: Iterable[RtcpPacket], *, now: float) -> float | None:
@@ -149,8 +161,21 @@ class Media:
                     if report.ssrc == self.stream.ssrc:
                         measured = self._receive_report(report, time)
         if measured is not None:
-            self.round_trip_time = measured
+            self.round_trip_time = self.asker.round_trip = measured
         return measured
+
+    def repair_seconds(self) -> float:
+        """From when a gap is seen until what it lacks has been sent again; 0 without ``nack``."""
+        return self.asker.repair_seconds() if self.nack else 0.0
+
+    def answer_nacks(self, packets: Iterable[RtcpPacket], *, now: float) -> list[bytes]:
+        """The SRTP packets that the peer asks for and may have once more."""
+        if self.resender is None:
+            return []
+        ssrc = self.stream.ssrc
+        nacks = (p for p in packets if isinstance(p, GenericNack) and p.media_ssrc == ssrc)
+        lost = (sequence for nack in nacks for sequence in nack.lost)
+        return self.resender.answer(lost, round_trip=self.asker.round_trip, now=now)
 
     def _receive_report(self, report: ReportBlock, time: float) -> float | None:
         jitter = report.jitter / self.stream.clock_rate
@@ -158,6 +183,20 @@ class Media:
         if not report.last_sr:
             return None
         return _round_trip(report.last_sr + report.delay_since_last_sr, time)
+
+    def tick(self, *, now: float) -> list[bytes]:
+        """The compounds that are due at ``now``: a report, a request for what is missing."""
+        time = now + self.ntp_offset
+        compounds = [self.report(now=now)] if self.next_report <= time + SLACK else []
+        lost = self.asker.ask(now=time)
+        return [*compounds, self._nack(lost)] if lost else compounds
+
+    def _nack(self, lost: Iterable[int]) -> bytes:
+        """The smallest compound that may hold a NACK, with a report on nothing; RFC 4585, 3.1."""
+        ssrc = self.stream.ssrc
+        sequences = tuple(index & 0xFFFF for index in lost)
+        nack = GenericNack(ssrc, self.asker.ssrc, sequences)
+        return encode_rtcp((ReceiverReport(ssrc), SourceDescription(((ssrc, self.cname),)), nack))
 
     def report(self, *, now: float) -> bytes:
         """The compound of SR or RR and SDES; sets the next deadline."""
@@ -205,10 +244,11 @@ class Media:
             remote_jitter=jitter,
             remote_fraction_lost=fraction_lost,
             remote_lost=lost,
+            repairs=self.repairs.copy(),
         )
 
     def snapshot(self) -> MediaSnapshot:
-        """The whole state."""
+        """The whole state, without the packets that were sent or are missing: they soon are old."""
         return msgspec.convert(self, MediaSnapshot, from_attributes=True)
 
     @classmethod
@@ -217,10 +257,19 @@ class Media:
     ) -> Media:
         """Go on from a snapshot, ``skip`` packet indexes later; see ``SendStream.restore``."""
         stream = SendStream.restore(snapshot.stream, skip=skip)
-        media = cls(stream, cname=snapshot.cname, now=now, ntp_offset=ntp_offset)
+        media = cls(
+            stream, cname=snapshot.cname, now=now, ntp_offset=ntp_offset, nack=snapshot.nack
+        )
+        repairs = media.repairs
         load_state(media, snapshot)
         media.stream = stream
-        media.logs = {ssrc: ReceiveLog.restore(log) for ssrc, log in snapshot.logs.items()}
+        media.repairs = repairs
+        repairs.update(snapshot.repairs)
+        asker = media.asker if media.nack else None
+        media.asker.round_trip = media.round_trip_time or UNKNOWN_ROUND_TRIP
+        media.logs = {
+            ssrc: ReceiveLog.restore(log, asker=asker) for ssrc, log in snapshot.logs.items()
+        }
         media.next_report = min(snapshot.next_report, now + ntp_offset + media._interval)
         return media
 

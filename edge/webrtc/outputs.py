@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from edge.errors import EndReason
+from edge.webrtc.channel_outputs import (
+    ChannelClosed,
+    ChannelDrained,
+    ChannelMessage,
+    ChannelOpened,
+)
 from edge.wire.red import RedBlock
 from edge.wire.spp import Path
 
@@ -68,4 +74,15 @@ class Ended:
     reason: EndReason
 
 
-PeerOutput = Transmit | PathSelected | Connected | AudioReceived | RoundTripMeasured | Ended
+PeerOutput = (
+    Transmit
+    | PathSelected
+    | Connected
+    | AudioReceived
+    | RoundTripMeasured
+    | ChannelOpened
+    | ChannelMessage
+    | ChannelDrained
+    | ChannelClosed
+    | Ended
+)

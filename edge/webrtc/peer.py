@@ -1,12 +1,15 @@
-"""One WebRTC endpoint as a single machine: ICE, DTLS, SRTP and media behind one deadline.
+"""One WebRTC endpoint as a single machine: ICE, DTLS, SRTP, media, channels behind one deadline.
 
 A datagram goes to exactly one of them by its first byte (RFC 7983). Nothing but a STUN check is
 looked at from an address that has not passed one, so a stranger can disturb neither the handshake
 nor the media. DTLS starts on the first authenticated check, without waiting for a nomination;
 its keys exist only after the client's certificate matched the offer (RFC 5763, section 5).
+SCTP with its data channels is what DTLS carries from then on.
 
 Everything that leaves goes to ICE's selected path and, until that path is proven, is held to three
 times the bytes that came from it.
+
+What is usual may be lent to an offload (``offload``); every input takes it back.
 """
 
 from __future__ import annotations
@@ -20,18 +23,30 @@ from typing import assert_never
 import msgspec
 
 from edge.errors import Drop, EndReason, LocalProtocolError, RemoteProtocolError
-from edge.webrtc.dtls import Dtls
+from edge.webrtc.channel_outputs import (
+    AssociationFailed,
+    ChannelClosed,
+    ChannelDrained,
+    ChannelMessage,
+    ChannelOpened,
+    ChannelOutput,
+    ChannelsSnapshot,
+)
+from edge.webrtc.channels import Channels
+from edge.webrtc.dtls import Dtls, DtlsSnapshot
 from edge.webrtc.dtls_outputs import (
     DtlsClosed,
     DtlsData,
     DtlsEstablished,
     DtlsFailed,
     DtlsOutput,
+    DtlsState,
     DtlsTransmit,
 )
 from edge.webrtc.ice import AMPLIFICATION_LIMIT, IceLite, IceSnapshot, PathState
 from edge.webrtc.keys import SrtpKeys
 from edge.webrtc.media import Media, MediaSnapshot, MediaStatistics
+from edge.webrtc.offload import Loan, RtpKeys, RtpOffload
 from edge.webrtc.outputs import (
     AudioReceived,
     Connected,
@@ -41,6 +56,13 @@ from edge.webrtc.outputs import (
     RoundTripMeasured,
     Transmit,
 )
+from edge.webrtc.sctp_outputs import (
+    CheckpointWanted,
+    SctpEstablished,
+    SctpRestarted,
+    SctpTransmit,
+)
+from edge.webrtc.sctp_state import SctpConfig
 from edge.webrtc.srtp import SrtpReceiver, SrtpReceiverSnapshot, SrtpSender, SrtpSenderSnapshot
 from edge.wire.demux import Kind, classify
 from edge.wire.red import decode_red
@@ -55,6 +77,10 @@ class PeerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     sender: SrtpSenderSnapshot
     receiver: SrtpReceiverSnapshot
     media: MediaSnapshot
+    dtls: DtlsSnapshot | None = None
+    channels: ChannelsSnapshot | None = None
+    sctp: SctpConfig | None = None
+    """The limits of the channels' association; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +95,33 @@ class PeerStatistics:
 class Peer:
     """The answering endpoint of one session.
 
-    Inputs are ``receive``, ``send_audio``, ``tick`` and ``close``; each returns what to do now.
-    After an ``Ended`` output every input returns nothing.
+    Inputs are ``receive``, ``send_audio``, ``send_message``, ``tick`` and ``close``; each returns
+    what to do now. After an ``Ended`` output every input returns nothing.
     """
 
-    def __init__(self, *, ice: IceLite, dtls: Dtls | None, media: Media) -> None:
+    def __init__(
+        self,
+        *,
+        ice: IceLite,
+        dtls: Dtls | None,
+        media: Media,
+        channels: Channels | None = None,
+        sctp_init: bytes | None = None,
+    ) -> None:
+        """``sctp_init`` is the client's INIT chunk, where SNAP was negotiated by ours as well."""
         self.ice = ice
         self.media = media
         self.ended = False
         self._dtls = dtls
+        self._channels = channels
+        self._sctp_init = sctp_init
         self._dtls_started = False
         self._dtls_path: Path | None = None
         self._dtls_paths = 0
         """How often our DTLS datagrams took another path than the one before."""
         self._sender: SrtpSender | None = None
         self._receiver: SrtpReceiver | None = None
+        self._loan: Loan | None = None
         self._drops: Counter[Drop] = Counter()
 
     @property
@@ -92,16 +130,25 @@ class Peer:
         return self._sender is not None and not self.ended
 
     @property
+    def local_sctp_init(self) -> bytes | None:
+        """Our INIT chunk for SDP, where the client's is known; see ``Association.local_init``."""
+        if self._channels is None or self._sctp_init is None:
+            return None
+        return self._channels.association.local_init()
+
+    @property
     def deadline(self) -> float:
         """When ``tick`` wants to be called next; ``math.inf`` when nothing is pending."""
         if self.ended:
             return inf
         dtls = self._dtls.deadline if self._dtls is not None else inf
         media = self.media.deadline if self._sender is not None else inf
-        return min(self.ice.deadline, dtls, media)
+        channels = self._channels.deadline if self._channels is not None else inf
+        return min(self.ice.deadline, dtls, media, channels)
 
     def receive(self, datagram: bytes, path: Path, *, now: float) -> list[PeerOutput]:
         """Take one datagram that came on ``path``; never raises for what it holds."""
+        self.recall()
         if self.ended:
             return []
         kind = classify(datagram)
@@ -131,6 +178,7 @@ class Peer:
 
     def receive_rtp(self, datagram: bytes, path: Path, *, now: float) -> AudioReceived | None:
         """Take one datagram that ``is_rtp``: ``receive`` without its list, for the hot path."""
+        self.recall()
         if self.ended:
             return None
         state = self.ice.state(path)
@@ -154,55 +202,126 @@ class Peer:
         """
         if self._sender is None:
             raise LocalProtocolError("no media before the DTLS handshake has finished")
+        self.recall()
         path = self.ice.selected
         if path is None or self.ended:
             return None
         header, index = self.media.send_rtp(len(payload), timestamp, marker, now=now)
         packet = self._sender.protect_rtp(header, payload, index=index)
+        if self.media.resender is not None:
+            self.media.resender.keep(index, packet, now=now)
         return Transmit(path, packet) if self.ice.allow(path, len(packet)) else None
+
+    def send_message(self, channel: int, data: str | bytes, *, now: float) -> list[PeerOutput]:
+        """Send a message on an open channel.
+
+        Raises OutboxFull where its queue is full until ``ChannelDrained``, and LocalProtocolError
+        for a channel that is not open or a message that the client does not take.
+        """
+        if self._channels is None or self.ended:
+            raise LocalProtocolError("there are no data channels")
+        self.recall()
+        return self._follow_channels(self._channels.send(channel, data, now=now), now)
+
+    def close_channel(self, channel: int, *, now: float) -> list[PeerOutput]:
+        """Close a channel when what is queued on it was sent."""
+        if self._channels is None or self.ended:
+            return []
+        self.recall()
+        return self._follow_channels(self._channels.close_channel(channel, now=now), now)
 
     def tick(self, *, now: float) -> list[PeerOutput]:
         """Do what is due at ``now``: retransmissions, consent, reports."""
+        self.recall()
         if self.ended:
             return []
         outputs = self._follow_ice(self.ice.tick(now=now), now)
         if self._dtls is not None and now >= self._dtls.deadline:
             outputs += self._follow_dtls(self._dtls.tick(now=now), now)
+        if self._channels is not None and now >= self._channels.deadline:
+            outputs += self._follow_channels(self._channels.tick(now=now), now)
         if self._sender is not None and now >= self.media.deadline:
-            outputs += self._transmit(self._sender.protect_rtcp(self.media.report(now=now)))
+            for compound in self.media.tick(now=now):
+                outputs += self._transmit(self._sender.protect_rtcp(compound))
         return outputs
 
     def close(self, *, now: float) -> list[PeerOutput]:
-        """Say goodbye (RTCP BYE, DTLS close_notify) and end; what is returned is the last."""
+        """Say goodbye (RTCP BYE, SCTP ABORT, DTLS close_notify) and end; there is no more."""
+        self.recall()
         if self.ended:
             return []
         outputs: list[PeerOutput] = []
         if self._sender is not None:
             outputs += self._transmit(self._sender.protect_rtcp(self.media.bye(now=now)))
+        if self._channels is not None and self.connected:
+            outputs += self._follow_channels(self._channels.close(), now)
         if self._dtls is not None and self._dtls_started:
             outputs += self._follow_dtls(self._dtls.close(), now)
         self.ended = True
         return outputs
 
+    def rtp_keys(self) -> RtpKeys | None:
+        """What an offload needs; None before the peer is connected."""
+        if self._sender is None or self._receiver is None:
+            return None
+        return RtpKeys(receive=self._receiver.session_keys(), send=self._sender.session_keys())
+
+    def lend(self, offload: RtpOffload, path: Path, endpoint: bytes, *, sends: bool) -> None:
+        """Have an offload do what is usual, until the next input, if there is anything usual.
+
+        ``endpoint`` is the relay that serves the path; without ``sends`` nothing may leave.
+        """
+        self.recall()
+        state = self.ice.state(path)
+        if not self.connected or path != self.ice.selected or state is None or not state.proven:
+            return
+        self._loan = Loan(offload, path, endpoint, sends, self.media.heard_ssrc)
+        self._lend_again()
+
+    def recall(self) -> None:
+        """Take back what is lent."""
+        loan, self._loan = self._loan, None
+        if loan is not None and self._receiver is not None and self._sender is not None:
+            state = self.ice.state(loan.path)
+            loan.take_back(self.media, self._receiver, self._sender, state)
+
+    def heard_at(self, path: Path) -> float:
+        """See ``IceLite.heard_at``."""
+        self._settle()
+        return self.ice.heard_at(path)
+
+    def media_statistics(self) -> MediaStatistics:
+        """How the media goes."""
+        self._settle()
+        return self.media.statistics()
+
     def statistics(self) -> PeerStatistics:
         """Counters of every part, drops summed."""
+        self._settle()
         drops = self._drops + self.ice.drops
         if self._dtls is not None:
             drops += self._dtls.drops
+        if self._channels is not None:
+            drops += self._channels.drops
         return PeerStatistics(self.connected, self.media.statistics(), drops)
 
     def snapshot(self, *, now: float) -> PeerSnapshot:
         """Write a connected peer down. The original must not send afterwards.
 
-        Raises LocalProtocolError while there are no SRTP keys.
+        Raises LocalProtocolError while there are no SRTP keys, or when DTLS is over.
         """
+        self.recall()
         if self._sender is None or self._receiver is None:
             raise LocalProtocolError("only a connected peer can be written down")
+        channels = self._channels
         return PeerSnapshot(
             ice=self.ice.snapshot(now=now),
             sender=self._sender.snapshot(),
             receiver=self._receiver.snapshot(),
             media=self.media.snapshot(),
+            dtls=None if self._dtls is None else self._dtls.snapshot(),
+            channels=None if channels is None else channels.snapshot(now=now),
+            sctp=None if channels is None else channels.association.config,
         )
 
     @classmethod
@@ -215,19 +334,40 @@ class Peer:
         now: float,
         skip: int = 0,
     ) -> Peer:
-        """Go on from a snapshot; ``skip`` jumps the SRTP and SRTCP indices past a reserve.
+        """Go on from a snapshot; ``skip`` jumps all that counts what is sent past a reserve.
 
         ``skip`` must exceed what the original may have sent since, and be 0 only after a planned
-        hand-over. DTLS records are not read or written by a restored peer.
+        hand-over.
         """
+        channels = None
+        if snapshot.channels is not None and snapshot.sctp is not None:
+            channels = Channels.restore(
+                snapshot.channels, entropy=entropy, config=snapshot.sctp, now=now, skip=skip
+            )
         peer = cls(
             ice=IceLite.restore(snapshot.ice, entropy=entropy, now=now),
-            dtls=None,
+            dtls=None if snapshot.dtls is None else Dtls.restore(snapshot.dtls, skip=skip),
             media=Media.restore(snapshot.media, ntp_offset=ntp_offset, now=now, skip=skip),
+            channels=channels,
         )
+        peer._dtls_started = peer._dtls is not None
         peer._sender = SrtpSender.restore(snapshot.sender, skip=skip, rtp_skip=skip)
         peer._receiver = SrtpReceiver.restore(snapshot.receiver)
         return peer
+
+    def _settle(self) -> None:
+        """Bring all counters up to date; what is lent stays so."""
+        loan = self._loan
+        if loan is not None:
+            self.recall()
+            self._loan = loan
+            self._lend_again()
+
+    def _lend_again(self) -> None:
+        if self._loan is not None and self._receiver is not None:
+            # Who may ask for packets again is served from here, where they are kept.
+            limited = self.media.resender is not None
+            self._loan.lend(self.media, self._receiver, limited=limited)
 
     def _receive_stun(self, datagram: bytes, path: Path, now: float) -> list[PeerOutput]:
         return self._follow_ice(self.ice.receive(datagram, path, now=now), now)
@@ -259,14 +399,20 @@ class Peer:
         if self._receiver is None:
             raise RemoteProtocolError("RTCP before the handshake", Drop.NOT_READY)
         # A BYE ends a source, not the session: browsers send one when a track is replaced.
-        packet = self._receiver.unprotect_rtcp(datagram)
+        plain = self._receiver.unprotect_rtcp(datagram)
         self.ice.heard(path, 0, now=now)
-        round_trip = self.media.receive_rtcp(decode_rtcp(packet), now=now)
-        return [] if round_trip is None else [RoundTripMeasured(round_trip)]
+        packets = decode_rtcp(plain)
+        round_trip = self.media.receive_rtcp(packets, now=now)
+        outputs: list[PeerOutput] = []
+        if round_trip is not None:
+            outputs.append(RoundTripMeasured(round_trip))
+        for again in self.media.answer_nacks(packets, now=now):
+            outputs += self._transmit(again)
+        return outputs
 
     def _receive_dtls(self, datagram: bytes, now: float) -> list[PeerOutput]:
         if self._dtls is None:
-            raise RemoteProtocolError("no DTLS after a restore", Drop.NOT_READY)
+            raise RemoteProtocolError("there is no DTLS", Drop.NOT_READY)
         return self._follow_dtls(self._dtls.receive(datagram, now=now), now)
 
     def _follow_ice(
@@ -302,9 +448,9 @@ class Peer:
                         self.ice.prove(self._dtls_path)
                     followed += self.ice.establish(now=now)
                     followed.append(Connected())
-                case DtlsData():
-                    # Data channels are answered as rejected: nothing may speak here yet.
-                    self._drops[Drop.UNEXPECTED_PAYLOAD] += 1
+                    followed += self._start_channels(now)
+                case DtlsData(data):
+                    followed += self._receive_sctp(data, now)
                 case DtlsClosed():
                     self.ended = True
                     followed.append(Ended(EndReason.PEER_CLOSED))
@@ -314,6 +460,41 @@ class Peer:
                 case _:
                     assert_never(output)
         return followed
+
+    def _start_channels(self, now: float) -> list[PeerOutput]:
+        if self._channels is None:
+            return []
+        if self._sctp_init is None:
+            return self._follow_channels(self._channels.connect(now=now), now)
+        return self._follow_channels(self._channels.start_with(self._sctp_init, now=now), now)
+
+    def _receive_sctp(self, packet: bytes, now: float) -> list[PeerOutput]:
+        if self._channels is None:  # and nothing else may speak over DTLS
+            self._drops[Drop.UNEXPECTED_PAYLOAD] += 1
+            return []
+        return self._follow_channels(self._channels.receive(packet, now=now), now)
+
+    def _follow_channels(self, outputs: list[ChannelOutput], now: float) -> list[PeerOutput]:
+        """What leaves comes first: an answer to what is told must not overtake it."""
+        sent: list[PeerOutput] = []
+        told: list[PeerOutput] = []
+        for output in outputs:
+            match output:
+                case SctpTransmit(data):
+                    sent += self._send_sctp(data, now)
+                case ChannelOpened() | ChannelMessage() | ChannelDrained() | ChannelClosed():
+                    told.append(output)
+                case SctpEstablished() | SctpRestarted() | CheckpointWanted() | AssociationFailed():
+                    pass  # the channels tell what matters of it; a call may go on without any
+                case _:
+                    assert_never(output)
+        return sent + told
+
+    def _send_sctp(self, packet: bytes, now: float) -> list[PeerOutput]:
+        if self._dtls is None or self._dtls.state is not DtlsState.ESTABLISHED:
+            self._drops[Drop.NOT_READY] += 1
+            return []
+        return self._follow_dtls(self._dtls.send(packet), now)
 
     def _take_keys(self, keys: SrtpKeys) -> None:
         self._sender = SrtpSender(keys.profile, keys.local_key, keys.local_salt)

@@ -19,6 +19,7 @@ SRTCP packet that is not encrypted is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hmac import compare_digest
 from struct import Struct
 from typing import Final
@@ -28,7 +29,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.ciphers.modes import CTR, ECB
 from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.hmac import HMAC
 
@@ -55,9 +56,20 @@ _WORD: Final = Struct(">I")
 
 def derive(key: bytes, salt: bytes, label: int, size: int) -> bytes:
     """A session key of ``size`` bytes; RFC 3711, 4.3.3 (and RFC 6188 for a 256-bit key)."""
-    seed = int.from_bytes(salt.ljust(14, b"\0"), "big") ^ label << 48
-    counter = (seed << 16).to_bytes(16, "big")
-    return Cipher(AES(key), CTR(counter)).encryptor().update(bytes(size))
+    return _derivation(key, salt)(label, size)
+
+
+def _derivation(key: bytes, salt: bytes) -> Callable[[int, int], bytes]:
+    """``derive`` for one master key: AES-CM over zeros is AES of the counter, by one cipher."""
+    encrypt = Cipher(AES(key), ECB()).encryptor().update
+    seed = int.from_bytes(salt.ljust(14, b"\0"), "big")
+
+    def session(label: int, size: int) -> bytes:
+        first = (seed ^ label << 48) << 16
+        blocks = range(first, first + -(-size // 16))
+        return encrypt(b"".join(block.to_bytes(16, "big") for block in blocks))[:size]
+
+    return session
 
 
 class AeadGcm:
@@ -159,14 +171,22 @@ class CounterModeHmac:
 Transform = AeadGcm | CounterModeHmac
 
 
+def rtp_session_keys(profile: SrtpProfile, key: bytes, salt: bytes) -> tuple[bytes, bytes, bytes]:
+    """Cipher key, salt and authentication key of RTP under a master key; GCM has no third."""
+    counter_mode = profile is SrtpProfile.AES128_CM_HMAC_SHA1_80
+    return (
+        derive(key, salt, _RTP_KEY, len(key)),
+        derive(key, salt, _RTP_SALT, len(salt)),
+        derive(key, salt, _RTP_AUTH, 20) if counter_mode else b"",
+    )
+
+
 def _transforms(profile: SrtpProfile, key: bytes, salt: bytes) -> tuple[Transform, Transform]:
     """The transforms of RTP and of RTCP under one master key."""
     if len(key) != profile.key_bytes or len(salt) != profile.salt_bytes:
         raise LocalProtocolError("the master key or salt does not fit the SRTP profile")
 
-    def session(label: int, size: int) -> bytes:
-        return derive(key, salt, label, size)
-
+    session = _derivation(key, salt)
     rtp = session(_RTP_KEY, len(key)), session(_RTP_SALT, len(salt))
     rtcp = session(_RTCP_KEY, len(key)), session(_RTCP_SALT, len(salt))
     if profile is SrtpProfile.AES128_CM_HMAC_SHA1_80:
@@ -244,6 +264,14 @@ class SrtpSender:
             raise LocalProtocolError("SRTP index used already, exhausted or not the sequence's")
         self._highest[ssrc] = index
         return self._rtp.seal_rtp(header, payload, ssrc, index)
+
+    def session_keys(self) -> tuple[bytes, bytes, bytes]:
+        """See ``rtp_session_keys``."""
+        return rtp_session_keys(*self._master)
+
+    def advance(self, ssrc: int, index: int) -> None:
+        """Note that the indexes up to this one were used by somebody else."""
+        self._highest[ssrc] = max(self._highest.get(ssrc, -1), index)
 
     def protect_rtcp(self, compound: bytes) -> bytes:
         """One SRTCP packet; LocalProtocolError once all 2^31 indexes are used."""
@@ -374,6 +402,24 @@ class SrtpReceiver:
         self._rtp[ssrc] = window
         self._unconfirmed.discard(ssrc)
         return payload, index
+
+    def session_keys(self) -> tuple[bytes, bytes, bytes]:
+        """See ``rtp_session_keys``."""
+        return rtp_session_keys(*self._master)
+
+    def next_index(self, ssrc: int) -> int | None:
+        """The index that follows the highest of a source; None if its roll-over is not sure."""
+        window = self._rtp.get(ssrc)
+        if window is None or self._unconfirmed or window.highest >= MAX_INDEX:
+            return None
+        return window.highest + 1
+
+    def advance(self, ssrc: int, next_index: int) -> None:
+        """Note that somebody else has opened every packet before ``next_index``."""
+        window = self._rtp[ssrc]
+        packets = next_index - 1 - window.highest
+        window.seen = (window.seen << packets | (1 << packets) - 1) & _WINDOW_MASK
+        window.highest += packets
 
     def unprotect_rtcp(self, packet: bytes) -> bytes:
         """The RTCP compound in plain; RemoteProtocolError as for RTP."""

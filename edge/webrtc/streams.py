@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from edge.errors import LocalProtocolError
+from edge.webrtc.nack import Asker
 from edge.wire.rtcp import ReportBlock
 from edge.wire.rtp import build_header, encode_mid_extension
 
@@ -93,8 +94,26 @@ class SendStream:
         )
         return header, index
 
+    def lease(self) -> tuple[bytes, int, int, int, int]:
+        """What another hand needs to go on: header, SSRC, first timestamp, next index, limit."""
+        header = build_header(self.payload_type, False, 0, 0, self.ssrc, self.extension)
+        return header, self.ssrc, self.first_timestamp, self.next_index, self._limit
+
+    def advance(self, next_index: int, packets: int, octets: int, timestamp: int) -> None:
+        """Note what was sent under a lease; an index may have been used for nothing."""
+        if next_index == self.next_index:
+            return
+        self.next_index = next_index
+        self.last_sent = next_index - 1
+        self.packets += packets
+        self.octets += octets
+        self.last_timestamp = timestamp
+
     def reserve(self, packets: int) -> None:
-        """Allow this many more packets: as many as a stored snapshot's heir will skip."""
+        """Allow this many more packets: as many as a stored snapshot's heir will skip.
+
+        Not while the stream is lent: the loan has the former limit.
+        """
         self._limit = min(self.next_index + packets, MAX_INDEX + 1)
 
     def snapshot(self) -> SendStreamSnapshot:
@@ -147,9 +166,14 @@ class ReceiveLogSnapshot(msgspec.Struct, frozen=True):
 
 
 class ReceiveLog:
-    """What we heard of one remote source; ``time`` is in Unix seconds."""
+    """What we heard of one remote source; ``time`` is in Unix seconds.
 
-    def __init__(self, ssrc: int, clock_rate: int, first_index: int) -> None:
+    An ``asker`` is told of gaps. It is the media's and does not travel in a snapshot.
+    """
+
+    def __init__(
+        self, ssrc: int, clock_rate: int, first_index: int, *, asker: Asker | None = None
+    ) -> None:
         self.ssrc = ssrc
         self.clock_rate = clock_rate
         self.base = first_index
@@ -163,6 +187,7 @@ class ReceiveLog:
         self.expected_prior = self.received_prior = 0
         self.last_sr = 0
         self.last_sr_at = 0.0
+        self.asker = asker
 
     @property
     def lost(self) -> int:
@@ -175,7 +200,7 @@ class ReceiveLog:
             self.seen = (self.seen << 1 | 1) & _REORDER_MASK
             self.highest = index
         else:
-            self._note_index(index)
+            self._note_index(index, time)
         self.received += 1
         self.octets += size
         if timestamp is not None:
@@ -184,11 +209,31 @@ class ReceiveLog:
             self.last_timestamp = timestamp
         self.heard_at = time
 
-    def _note_index(self, index: int) -> None:
+    def advance(
+        self, next_index: int, octets: int, timestamp: int, jitter: float, *, time: float
+    ) -> bool:
+        """Note packets up to ``next_index``, in order and without a gap; False if there are none.
+
+        ``time`` is when the last of them came, ``jitter`` what it was then.
+        """
+        packets = next_index - 1 - self.highest
+        if not packets:
+            return False
+        self.seen = (self.seen << packets | (1 << packets) - 1) & _REORDER_MASK
+        self.highest += packets
+        self.received += packets
+        self.octets += octets
+        self.last_timestamp, self.jitter, self.heard_at = timestamp, jitter, time
+        return True
+
+    def _note_index(self, index: int, time: float) -> None:
         ahead = index - self.highest
         if ahead > 0:
             if ahead > MAX_DROPOUT:
                 self.base += ahead - 1
+            elif self.asker is not None:
+                since = time - self.heard_at
+                self.asker.miss(self.ssrc, self.highest, index, since=since, now=time)
             self.seen = (self.seen << ahead | 1) & _REORDER_MASK if ahead < _REORDER_WINDOW else 1
             self.highest = index
         elif -ahead >= _REORDER_WINDOW:
@@ -198,6 +243,8 @@ class ReceiveLog:
         else:
             self.seen |= 1 << -ahead
             self.reordered += 1
+            if self.asker is not None:
+                self.asker.find(self.ssrc, index)
 
     def _note_jitter(self, timestamps: int, seconds: float) -> None:
         signed = (timestamps + 0x80000000 & 0xFFFFFFFF) - 0x80000000
@@ -233,9 +280,9 @@ class ReceiveLog:
         return msgspec.convert(self, ReceiveLogSnapshot, from_attributes=True)
 
     @classmethod
-    def restore(cls, snapshot: ReceiveLogSnapshot) -> ReceiveLog:
+    def restore(cls, snapshot: ReceiveLogSnapshot, *, asker: Asker | None = None) -> ReceiveLog:
         """Go on from a snapshot."""
-        log = cls(snapshot.ssrc, snapshot.clock_rate, snapshot.base)
+        log = cls(snapshot.ssrc, snapshot.clock_rate, snapshot.base, asker=asker)
         load_state(log, snapshot)
         return log
 

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from edge.wire.fingerprint import Fingerprint
-from edge.wire.sdp_answer import Negotiated, encode_answer, negotiate
+from edge.wire.sdp_answer import ChannelSection, Negotiated, encode_answer, negotiate
+from edge.wire.sdp_channels import SctpSide
 from edge.wire.sdp_offer import (
     Codec,
     Direction,
@@ -21,6 +22,7 @@ from edge.wire.sdp_offer import (
 )
 
 __all__ = [
+    "ChannelSection",
     "Codec",
     "Direction",
     "Fingerprint",
@@ -29,6 +31,7 @@ __all__ = [
     "Negotiated",
     "Offer",
     "RemoteIce",
+    "SctpSide",
     "Setup",
     "Transport",
     "decode_offer",

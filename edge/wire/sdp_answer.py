@@ -1,12 +1,12 @@
 """Decide what of an offer we serve, and write the ICE-lite answer to it.
 
-We serve exactly one audio section; every other section is answered as rejected, with port 0
-(RFC 3264, section 6) and outside of the BUNDLE group (RFC 9143, section 7.3.3). The one exception
-is the section that the offer tags as the carrier of the group's transport: where the audio comes
-later, it may have no transport of its own (bundlePolicy max-bundle), so the carrier is accepted
-too, and left idle. We are ICE-lite
-(RFC 8839, section 5.3) and choose the DTLS role that saves a round trip: active wherever the
-offer allows it (RFC 5763, section 5).
+We serve exactly one audio section, and the data channels that are bundled with it; every other
+section is answered as rejected, with port 0 (RFC 3264, section 6) and outside of the BUNDLE group
+(RFC 9143, section 7.3.3). The one exception is the section that the offer tags as the carrier of
+the group's transport: where the audio comes later, it may have no transport of its own
+(bundlePolicy max-bundle), so the carrier is accepted too, and left idle if it is a video. We are
+ICE-lite (RFC 8839, section 5.3) and choose the DTLS role that saves a round trip: active wherever
+the offer allows it (RFC 5763, section 5).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final, Literal, assert_never
 from edge.address import Address
 from edge.errors import LocalProtocolError, RemoteProtocolError
 from edge.wire.fingerprint import Fingerprint
+from edge.wire.sdp_channels import FORMAT, PORT, PROTOCOLS, SctpSide, encode_sctp
 from edge.wire.sdp_offer import Codec, Direction, MediaSection, Offer, RemoteIce, Setup, Transport
 
 DEFAULT_CODECS: Final = ("opus", "PCMU", "PCMA")
@@ -38,9 +39,18 @@ _RTCP_TYPES: Final = range(64, 96)
 """Payload types that rtcp-mux can not tell from RTCP; RFC 5761, section 4."""
 
 _NOWHERE: Final = ("0.0.0.0", 0)
-_SCTP_PORT: Final = 5000
-"""Required of an accepted section (RFC 8841, section 5.1); nothing answers there."""
 _HOST_TYPE_PREFERENCE: Final = 126  # RFC 8445, section 5.1.2.2
+_TCP_TYPE_PREFERENCE: Final = 90
+"""Lower than all of UDP's (RFC 6544, section 4.2); this is Chromium's for its own."""
+_PASSIVE_PREFERENCE: Final = 4 << 13  # RFC 6544, section 4.2
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSection:
+    """The section of data channels: its index, and the client's SCTP."""
+
+    section: int
+    sctp: SctpSide
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +76,23 @@ class Negotiated:
     offer: Offer = field(repr=False)
     red: Codec | None = None
     """Redundant audio of the codec (RFC 2198), which we prefer to receive and never send."""
+    nack: bool = False
+    """Whether each side may ask for lost packets of the codec again."""
+    channels: ChannelSection | None = None
 
 
 def negotiate(
-    offer: Offer, *, codecs: Sequence[str] = DEFAULT_CODECS, red: bool = False
+    offer: Offer,
+    *,
+    codecs: Sequence[str] = DEFAULT_CODECS,
+    red: bool = False,
+    nack: bool = False,
+    snap: bool = True,
 ) -> Negotiated:
     """Choose the audio section, codec and DTLS role; ``codecs`` in our order of preference.
 
-    ``red`` asks for redundant audio where it is offered. Raises RemoteProtocolError with a sentence
+    ``red`` asks for redundant audio, ``nack`` for lost packets to be sent again and ``snap`` for
+    SCTP without a handshake, each where it is offered. Raises RemoteProtocolError with a sentence
     that says what the offer lacks.
     """
     if offer.ice_lite:
@@ -98,6 +117,9 @@ def negotiate(
         remote_ssrcs=section.ssrcs,
         offer=offer,
         red=_choose_red(section, audio) if red else None,
+        # Feedback belongs to profiles that end in F; RFC 4585, section 4.2.
+        nack=nack and audio.nack and section.protocol.endswith("F"),
+        channels=_choose_channels(offer, section, snap=snap),
     )
 
 
@@ -108,13 +130,20 @@ def encode_answer(
     password: str,
     fingerprint: Fingerprint,
     candidates: Sequence[Address],
+    tcp: Sequence[Address] = (),
     ssrc: int,
     cname: str,
     session_id: int,
+    sctp_init: bytes | None = None,
 ) -> str:
-    """Write the answer; ``candidates`` are our UDP host addresses, best first, at least one."""
+    """Write the answer; ``candidates`` are our UDP host addresses, best first, at least one.
+
+    ``tcp`` are those where we wait for connections (RFC 6544), for clients without UDP.
+    ``sctp_init`` is our INIT chunk where the client's SCTP has one.
+    """
     if not candidates:
         raise LocalProtocolError("an ICE-lite answer needs at least one candidate")
+    default = _default(candidates)
     transport = [
         f"a=ice-ufrag:{ufrag}",
         f"a=ice-pwd:{password}",
@@ -123,16 +152,18 @@ def encode_answer(
     ]
     lines = _session_lines(negotiated, session_id)
     for index, section in enumerate(negotiated.offer.sections):
-        accepted = index in (negotiated.section, negotiated.carrier)
+        accepted = index in _accepted(negotiated)
         if index == negotiated.section:
-            lines += _audio_lines(negotiated, section, candidates[0], ssrc, cname)
+            lines += _audio_lines(negotiated, section, default, ssrc, cname)
+        elif negotiated.channels is not None and index == negotiated.channels.section:
+            lines += _channel_lines(section, default, sctp_init)
         else:
-            lines += _idle_lines(section, candidates[0] if accepted else _NOWHERE)
+            lines += _idle_lines(section, default if accepted else _NOWHERE)
         # In every section: aiortc refuses a rejected one without ICE and DTLS attributes, and
         # Firefox 153 crashes when bundled audio that is not the tagged section has none.
         lines += transport
         if accepted:
-            lines += _candidate_lines(candidates)
+            lines += candidate_lines(candidates, tcp)
     return "\r\n".join(lines) + "\r\n"
 
 
@@ -197,6 +228,28 @@ def _choose_carrier(offer: Offer, audio: int) -> int:
     return audio
 
 
+def _choose_channels(offer: Offer, audio: MediaSection, *, snap: bool) -> ChannelSection | None:
+    """The first section of data channels that shares the transport of the audio."""
+    for index, section in enumerate(offer.sections):
+        if (
+            section.sctp is not None
+            and section.protocol in PROTOCOLS
+            and section.formats == (FORMAT,)
+            and (section.port or section.bundle_only)
+            and {section.mid, audio.mid} <= set(offer.bundle)
+        ):
+            return ChannelSection(index, section.sctp if snap else replace(section.sctp, init=None))
+    return None
+
+
+def _accepted(negotiated: Negotiated) -> list[int]:
+    """The sections that are not rejected, the one with the transport first."""
+    accepted = [negotiated.carrier, negotiated.section]
+    if negotiated.channels is not None:
+        accepted.append(negotiated.channels.section)
+    return list(dict.fromkeys(accepted))
+
+
 def _tagged_transport(offer: Offer, section: MediaSection) -> Transport:
     """What a bundled section without ICE and DTLS attributes inherits (RFC 9143, section 7.1.3)."""
     if section.mid in offer.bundle:
@@ -242,8 +295,7 @@ def _session_lines(negotiated: Negotiated, session_id: int) -> list[str]:
         "a=msid-semantic: WMS *",
     ]
     if negotiated.mid in negotiated.offer.bundle:
-        carrier = negotiated.offer.sections[negotiated.carrier].mid
-        mids = dict.fromkeys((carrier, negotiated.mid))
+        mids = [negotiated.offer.sections[index].mid for index in _accepted(negotiated)]
         lines.append(f"a=group:BUNDLE {' '.join(mids)}")
     return lines
 
@@ -265,6 +317,8 @@ def _audio_lines(
         lines.append(f"a=fmtp:{negotiated.red.payload_type} {blocks}")
     if audio.name in _ANSWER_FMTP:
         lines.append(f"a=fmtp:{audio.payload_type} {_ANSWER_FMTP[audio.name]}")
+    if negotiated.nack:
+        lines.append(f"a=rtcp-fb:{audio.payload_type} nack")
     lines += [f"a=ptime:{_FRAME_MILLISECONDS}", f"a=maxptime:{_FRAME_MILLISECONDS}"]
     if section.mid:
         lines.append(f"a=mid:{section.mid}")
@@ -282,6 +336,11 @@ def _audio_lines(
     return lines
 
 
+def _channel_lines(section: MediaSection, address: Address, init: bytes | None) -> list[str]:
+    lines = _head_lines(section, address, section.formats[0])
+    return [*lines, f"a=mid:{section.mid}", *encode_sctp(init)]
+
+
 def _idle_lines(section: MediaSection, address: Address) -> list[str]:
     """A section that is rejected (at ``_NOWHERE``), or only carries the transport of others."""
     lines = _head_lines(section, address, section.formats[0])
@@ -289,7 +348,7 @@ def _idle_lines(section: MediaSection, address: Address) -> list[str]:
     first = (codec for codec in section.codecs if str(codec.payload_type) == section.formats[0])
     lines += map(_rtpmap_line, first)
     if section.protocol.endswith("DTLS/SCTP") and address != _NOWHERE:
-        lines.append(f"a=sctp-port:{_SCTP_PORT}")
+        lines.append(f"a=sctp-port:{PORT}")  # required all the same; RFC 8841, section 5.1
     if section.mid:
         lines.append(f"a=mid:{section.mid}")
     if section.rtcp_mux:
@@ -305,12 +364,25 @@ def _head_lines(section: MediaSection, address: Address, payload_format: str) ->
     ]
 
 
-def _candidate_lines(candidates: Sequence[Address]) -> list[str]:
+def candidate_lines(candidates: Sequence[Address], tcp: Sequence[Address] = ()) -> list[str]:
+    """Write host candidates: for UDP, best first, then passive ones for TCP, best first."""
     lines = []
     for index, (host, port) in enumerate(candidates):
         priority = _HOST_TYPE_PREFERENCE << 24 | (65_535 - index) << 8 | 255
         lines.append(f"a=candidate:{index + 1} 1 udp {priority} {host} {port} typ host")
+    for index, (host, port) in enumerate(tcp):
+        local = _PASSIVE_PREFERENCE | (8_191 - index)
+        priority = _TCP_TYPE_PREFERENCE << 24 | local << 8 | 255
+        foundation = len(candidates) + index + 1
+        lines.append(
+            f"a=candidate:{foundation} 1 tcp {priority} {host} {port} typ host tcptype passive"
+        )
     return [*lines, "a=end-of-candidates"]
+
+
+def _default(candidates: Sequence[Address]) -> Address:
+    """The address of the m= and c= lines, for whoever knows no ICE: IPv4 where there is one."""
+    return next((each for each in candidates if ":" not in each[0]), candidates[0])
 
 
 def _answer_direction(negotiated: Negotiated) -> Direction:

@@ -17,6 +17,7 @@ from typing import Final
 
 from edge.errors import RemoteProtocolError
 from edge.wire.fingerprint import Fingerprint
+from edge.wire.sdp_channels import SctpSide, decode_sctp
 
 MAX_BYTES: Final = 65_536
 MAX_LINE_BYTES: Final = 1_024
@@ -58,13 +59,17 @@ class Setup(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """One RTP payload format; ``parameters`` are the key-value pairs of its ``fmtp``."""
+    """One RTP payload format; ``parameters`` are the key-value pairs of its ``fmtp``.
+
+    ``nack`` says that lost packets may be asked for again (RFC 4585, section 4.2).
+    """
 
     payload_type: int
     name: str
     clock_rate: int
     channels: int
     parameters: tuple[tuple[str, str], ...] = ()
+    nack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,7 @@ class MediaSection:
     rtcp_mux: bool
     rtcp_rsize: bool
     bundle_only: bool
+    sctp: SctpSide | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,7 @@ class _Block:
 
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f]")
+_CONTROL_IN_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]|\r(?!\n|\Z)")
 
 
 def _lines(body: bytes) -> list[tuple[str, str]]:
@@ -184,12 +191,13 @@ def _lines(body: bytes) -> list[tuple[str, str]]:
         text = body.decode()
     except UnicodeDecodeError:
         raise RemoteProtocolError("the offer is not UTF-8 text") from None
+    has_control = _CONTROL_IN_TEXT.search(text) is not None  # a search a line costs as much as all
     lines = []
     for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.removesuffix("\r")
         if not line:
             continue
-        if line[1:2] != "=" or _CONTROL.search(line):
+        if line[1:2] != "=" or (has_control and _CONTROL.search(line)):
             raise RemoteProtocolError(f"line {number} of the offer is not of the form type=value")
         lines.append((line[0], line[2:]))
     if not lines or lines[0] != ("v", "0"):
@@ -235,6 +243,7 @@ def _section(block: _Block, session: Transport, direction: Direction) -> MediaSe
         rtcp_mux=block.has("rtcp-mux"),
         rtcp_rsize=block.has("rtcp-rsize"),
         bundle_only=block.has("bundle-only"),
+        sctp=decode_sctp(block.first) if kind == "application" else None,
     )
 
 
@@ -293,14 +302,22 @@ def _codecs(block: _Block, formats: list[str]) -> tuple[Codec, ...]:
         payload_type, name, clock_rate, channels = match.groups()
         maps[int(payload_type)] = (name, int(clock_rate), int(channels or 1))
     parameters = _parameters(block)
+    nacked = _nacked(block)
     codecs = []
     for text in formats:
         payload_type = _number(text, 127, "an RTP payload type")
         if payload_type in maps:
             name, rate, channel_count = maps[payload_type]
             pairs = parameters.get(text, ())
-            codecs.append(Codec(payload_type, name, rate, channel_count, pairs))
+            nack = text in nacked or "*" in nacked
+            codecs.append(Codec(payload_type, name, rate, channel_count, pairs, nack))
     return tuple(codecs)
+
+
+def _nacked(block: _Block) -> frozenset[str]:
+    """The formats with a plain ``nack``, not "nack pli"; RFC 4585, section 4.2."""
+    feedback = (value.split() for value in block.all("rtcp-fb"))
+    return frozenset(words[0] for words in feedback if words[1:] == ["nack"])
 
 
 def _parameters(block: _Block) -> Mapping[str, tuple[tuple[str, str], ...]]:

@@ -25,6 +25,9 @@ async def test_a_person_hears_the_echo_within_two_seconds(tmp_path: Path) -> Non
         later = await hear(page, seconds=1.0)
         assert later.packets_received - heard.packets_received >= 80  # of 100
         assert later.packets_lost <= 2
+        await page.wait_until("window.edge.stats.sentLoss === 0", seconds=8.0)
+        shown = await page.evaluate("document.getElementById('sent-quality').textContent", str)
+        assert shown.startswith("0.0 % lost, jitter ")
         picture = tmp_path / "talking.png"
         await page.screenshot(trio.Path(picture))
         assert picture.stat().st_size > 10_000

@@ -53,6 +53,7 @@
         for (const part of variant.parts) {
             const added = await ADD[part](peer, variant);
             if (part === "audio") call.audio = added;
+            if (part === "channel") call.channel = added;
         }
         await peer.setLocalDescription();
         // What is sent may name one role only; the local description has to say actpass.
@@ -79,7 +80,7 @@
     }
 
     async function statistics(index) {
-        const {peer, milliseconds} = calls[index];
+        const {peer, channel, milliseconds} = calls[index];
         const all = [...(await peer.getStats()).values()];
         const sum = (type, field) => all.filter((item) => item.type === type)
             .reduce((total, item) => total + (item[field] ?? 0), 0);
@@ -92,6 +93,7 @@
             codec: all.find((item) => item.type === "codec")?.mimeType.split("/")[1] ?? "",
             srtp: transport.srtpCipher ?? "",
             role: transport.dtlsRole ?? "",
+            channel: channel?.readyState ?? "",
         };
     }
 

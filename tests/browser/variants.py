@@ -45,6 +45,8 @@ class Statistics(msgspec.Struct, frozen=True):
     codec: str
     srtp: str
     role: str
+    channel: str
+    """Of the data channel, where there is one."""
 
 
 SENDRECV: Final = Variant(name="sendrecv")
@@ -129,7 +131,7 @@ async def try_all(page: Page, http: str, client: str, variants: Iterable[Variant
             seen = await _try(page, http, variant)
             row = msgspec.structs.replace(
                 row,
-                result=f"ok, {seen.codec}" if seen.codec else "ok",
+                result=", ".join(filter(None, ("ok", seen.codec, _channel(seen)))),
                 srtp=seen.srtp,
                 role=opposite(seen.role),
                 setup_ms=round(seen.milliseconds, 1),
@@ -157,6 +159,7 @@ async def _try(page: Page, http: str, variant: Variant) -> Statistics:
         assert seen.received == 0, f"we answered that we do not send: {seen}"
         assert bool(seen.sent) is (variant.direction == "sendonly"), seen
     assert seen.state == "connected", seen
+    assert ("channel" in variant.parts) is (seen.channel == "open"), seen
     if variant.codec:
         assert seen.codec.lower() == variant.codec, seen
     assert await sessions(http) == 1
@@ -164,6 +167,10 @@ async def _try(page: Page, http: str, variant: Variant) -> Statistics:
     await act(page, "hangUp", call)
     await wait_ended(http, EndReason.PEER_CLOSED, closed + 1)
     return seen
+
+
+def _channel(seen: Statistics) -> str:
+    return f"channel {seen.channel}" if seen.channel else ""
 
 
 async def wait_ended(

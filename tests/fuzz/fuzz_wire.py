@@ -21,8 +21,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
+from edge.backends.frames import wire as frames
 from edge.errors import RemoteProtocolError
-from edge.wire import demux, opus, red, rtcp, rtp, sdp, spp, stun
+from edge.session_config import decode_session
+from edge.wire import demux, framing, opus, red, rtcp, rtp, sctp, sdp, spp, stun
+from edge.wire.sdp_fragment import decode_fragment, encode_fragment
+from tests.wire import sctp_vectors
 from tests.wire import test_stun as stun_vectors
 from tests.wire.test_spp import GOLDEN as SPP_HEADER
 
@@ -124,6 +128,40 @@ def repair_stun(rng: random.Random, data: bytes) -> bytes:
 # The decoders and packets they accept.
 
 
+def _read_framed(stream: bytes) -> object:
+    """Datagrams of a TCP connection; wherever the stream is cut."""
+    read = framing.FrameReader().receive(stream)
+    halves, middle = framing.FrameReader(), len(stream) // 2
+    assert halves.receive(stream[:middle]) + halves.receive(stream[middle:]) == read
+    assert len(halves) <= framing.MAX_FRAME + 1
+    return read
+
+
+def _read_frames(stream: bytes) -> object:
+    """A stream of the frames protocol, and what is in each frame; wherever it is cut."""
+    read = frames.FrameDecoder().decode(stream)
+    halves, middle = frames.FrameDecoder(), len(stream) // 2
+    assert halves.decode(stream[:middle]) + halves.decode(stream[middle:]) == read
+    return [_read_frame(frame) for frame in read]
+
+
+def _read_frame(frame: frames.Frame) -> object:
+    match frame.kind:
+        case frames.Kind.OPEN:
+            return frames.decode_open(frame.payload)
+        case frames.Kind.EVENT:
+            return frames.decode_event(frame.payload)
+        case frames.Kind.CLOSE:
+            return frames.decode_close(frame.payload)
+        case frames.Kind.WINDOW | frames.Kind.PLAYED:
+            return frames.decode_milliseconds(frame.payload)
+        case frames.Kind.AUDIO:
+            audio = list(frames.FORMATS.values())[frame.session % len(frames.FORMATS)]
+            return frames.audio_samples(audio, frame.payload)
+        case _:
+            return frame
+
+
 def _read_opus(payload: bytes) -> float:
     return opus.opus_duration(payload)
 
@@ -161,6 +199,25 @@ RTCP: Final = tuple(
 )
 OPUS: Final = tuple(map(bytes.fromhex, ("780102", "79010203", "7a010102", "7b0301", "fb42010203")))
 RED: Final = tuple(map(bytes.fromhex, ("6f01", "ef0f00036faabbcc11", "ef1e0001ef0f00026faabbcc11")))
+FRAMES: Final = (
+    b"".join(
+        frames.encode_frame(kind, session, payload)
+        for kind, session, payload in (
+            (
+                frames.Kind.OPEN,
+                1,
+                b'{"version":1,"call":"rtc_1","audio":"pcm16/24000","window_ms":1}',
+            ),
+            (frames.Kind.WINDOW, 1, frames.encode_milliseconds(1_000)),
+            (frames.Kind.AUDIO, 3, bytes(8)),
+            (frames.Kind.EVENT, 1, b'{"type":"x","nested":[{"a":1}]}'),
+            (frames.Kind.CLOSE, 1, frames.encode_close(frames.CloseReason.DONE)),
+        )
+    ),
+    frames.encode_frame(frames.Kind.PING, 0, b"?") + frames.encode_frame(frames.Kind.FLUSH, 1),
+    frames.encode_frame(frames.Kind.AUDIO, 0, OPUS[0])
+    + frames.encode_frame(frames.Kind.PLAYED, 1, frames.encode_milliseconds(20)),
+)
 SDP: Final = tuple(
     path.read_bytes() for path in sorted(Path(__file__).parent.parent.glob("wire/golden/*.sdp"))
 )
@@ -176,6 +233,15 @@ def _stun(decode: Callable[[bytes], object], first_byte: int | None = None) -> D
     return Decoder(decode, seeds, repair_stun)
 
 
+FRAGMENTS: Final = [
+    encode_fragment("abcd", "p" * 22, mid="0", candidates=[("192.0.2.1", 3478)]).encode(),
+    b"a=candidate:1 1 udp 1 192.0.2.1 5000 typ host\r\na=end-of-candidates\r\n",
+]
+SESSIONS: Final = [
+    b"{}",
+    b'{"type":"realtime","audio":{"output":{"voice":"marin"}},"tools":[{"name":"a"}],"n":null}',
+]
+
 DECODERS: Final[Mapping[str, Decoder]] = {
     "stun_peek": _stun(stun.peek),
     "stun_username": _stun(stun.peek_username),
@@ -187,7 +253,12 @@ DECODERS: Final[Mapping[str, Decoder]] = {
     "rtcp": Decoder(rtcp.decode_rtcp, RTCP),
     "opus": Decoder(_read_opus, OPUS),
     "red": Decoder(red.decode_red, RED),
+    "sctp": Decoder(partial(sctp.decode_packet, zero_checksum=True), sctp_vectors.GOLDEN),
     "sdp": Decoder(_negotiate, SDP),
+    "sdp_fragment": Decoder(decode_fragment, FRAGMENTS),
+    "session_config": Decoder(decode_session, SESSIONS),
+    "framing": Decoder(_read_framed, (b"".join(map(framing.encode_frame, (*STUN, *RTP, *RTCP))),)),
+    "frames": Decoder(_read_frames, FRAMES),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import fuzz_edge, fuzz_forwarder, fuzz_wire
+from tests.fuzz import fuzz_edge, fuzz_forwarder, fuzz_offload, fuzz_wire
 
 
 @pytest.mark.timeout(300)
@@ -26,3 +26,15 @@ def test_both_forwarders_drop_or_forward_a_mutant_alike() -> None:
     results = [fuzz_forwarder.run(engine, 50_000, seed=3) for engine in ("native", "pure")]
     assert all(result.passed for result in results), results
     assert fuzz_forwarder.first_difference(*results) is None
+
+
+@pytest.mark.timeout(300)
+def test_no_mutant_is_heard_or_moves_a_stream_that_is_lent() -> None:
+    result = fuzz_offload.run(50_000, seed=3)
+    assert result.runs >= 50_000
+    assert result.passed, result
+
+
+@pytest.mark.timeout(300)
+def test_the_offload_is_sound_under_the_sanitizers() -> None:
+    assert fuzz_offload.sanitized(100_000, seed=3) == 0

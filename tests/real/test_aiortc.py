@@ -12,7 +12,11 @@ from tests.support.processes import child, edge
 
 VARIANTS = {
     "sendrecv": (),
+    "audio, data channel": ("--parts", "audio,channel"),
     "audio, video, data channel": ("--parts", "audio,video,channel"),
+    "audio, video, data channel, max-bundle": (
+        *("--parts", "audio,video,channel", "--bundle", "max-bundle"),
+    ),
     "video, audio, max-bundle": ("--parts", "video,audio", "--bundle", "max-bundle"),
     "PCMU only": ("--codec", "pcmu"),
     "PCMA only": ("--codec", "pcma"),
@@ -20,6 +24,9 @@ VARIANTS = {
     "a=setup:active": ("--setup", "active"),
 }
 """What is offered, and the client's arguments for it."""
+
+WITHOUT_CHANNEL = "audio, video, data channel"
+"""aiortc starts SCTP last, and waits for the transport of the rejected video before, for ever."""
 
 
 class Report(msgspec.Struct):
@@ -31,6 +38,8 @@ class Report(msgspec.Struct):
     srtp: str
     role: str
     state: str
+    channel: str
+    events: list[str]
 
 
 async def call(http: str, seconds: float, *arguments: str) -> tuple[int, Report]:
@@ -55,6 +64,17 @@ async def test_aiortc_hears_its_tone_come_back() -> None:
         await wait_sessions(server.http, 0)
 
 
+async def test_aiortc_speaks_events_beside_its_audio() -> None:
+    async with edge(*SERVE) as server:
+        arguments = ("--parts", "audio,channel", "--updates", "30")
+        code, report = await call(server.http, 1.5, *arguments)
+        assert (code, report.channel) == (0, "open")
+        updated = [f"session.updated {number}" for number in range(30)]
+        assert report.events == ["session.created", *updated, "error"]
+        assert report.packets_received >= 50
+        await wait_sessions(server.http, 0)
+
+
 async def test_two_aiortc_calls_at_once_do_not_mix() -> None:
     async with edge(*SERVE) as server:
         reports: list[tuple[int, Report]] = []
@@ -76,6 +96,8 @@ async def test_every_offer_of_aiortc_is_served() -> None:
             code, report = await call(server.http, 0.8, *arguments)
             role = "client" if what == "a=setup:active" else "server"
             heard = code == 0 and report.packets_received >= 20  # of 40
+            channel = "channel" in what and what != WITHOUT_CHANNEL
+            heard &= channel is (report.channel == "open")
             if not heard or report.role != role:
                 failures.append((what, code, report))
             note(what, report, heard)
@@ -85,12 +107,13 @@ async def test_every_offer_of_aiortc_is_served() -> None:
 
 def note(what: str, report: Report, heard: bool) -> None:
     state = "" if report.state == "connected" else f", connectionState {report.state}"
+    channel = ", channel open" if report.channel == "open" else ""
     record(
         Row(
             client="aiortc",
             version=version("aiortc"),
             what=what,
-            result=f"ok{state}" if heard else "failed",
+            result=f"ok{channel}{state}" if heard else "failed",
             srtp=report.srtp,
             role=opposite(report.role),
             setup_ms=None if report.setup_ms is None else round(report.setup_ms, 1),

@@ -27,7 +27,7 @@ def make_config(registry: str = "memory:") -> Config:
     """A configuration on loopback."""
     return Config(
         http=HttpConfig(bind="127.0.0.1:0"),
-        relay=RelayConfig(bind="127.0.0.1:0"),
+        relay=RelayConfig(bind="127.0.0.1:0,[::1]:0", tcp_bind="127.0.0.1:0"),
         registry=RegistryConfig(url=registry, secret=FLEET_SECRET),
     )
 

@@ -11,17 +11,10 @@ import trio
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 from edge.address import Address
-from edge.datagram import (
-    BATCH,
-    PACKET_BYTES,
-    PACKETS,
-    RECEIVE_BYTES,
-    DatagramSocket,
-    KernelPacketSocket,
-    bind_udp,
-)
+from edge.datagram import RECEIVE_BYTES, DatagramSocket, bind_udp
 from edge.errors import Drop
-from edge.mmsg import to_address, to_endpoint
+from edge.mmsg import BATCH, PACKET_BYTES, to_address, to_endpoint
+from edge.packets import KernelPacketSocket
 from tests.support.net import Link, Network, open_loopback, open_network, receive, silence
 from tests.support.relay_rig import relay_carries_a_call
 
@@ -123,7 +116,7 @@ async def packets_come_and_go_in_batches(net: Network) -> None:
     assert one.send_all(sent, [to_endpoint(other.address)] * 300) == []
     await trio.sleep(0.1)
     got = [other.receive() for _ in range(4)]
-    assert [len(batch) for batch in got] == [PACKETS, PACKETS, 300 - 2 * PACKETS, 0]
+    assert [len(batch) for batch in got] == [BATCH, BATCH, 300 - 2 * BATCH, 0]
     assert [data for batch in got for data, _ in batch] == sent
     assert {to_address(source) for batch in got for _, source in batch} == {one.address}
     assert {**one.drops(), **other.drops()} == {}

@@ -176,6 +176,25 @@ async def test_a_rotated_secret_finds_what_the_previous_one_wrote(server: RedisS
         assert await registry.find_flow(PUBLIC, flow(1).client) is None
 
 
+async def test_a_name_is_claimed_once_in_its_cluster(server: RedisServer, raw: redis.Redis) -> None:
+    async with opened(server) as one, opened(server) as other, opened(server, cluster=1) as far:
+        assert [await each.claim_once("a", 60.0) for each in (one, other, one)] == [
+            *(True, False, False)
+        ]
+        assert await far.claim_once("a", 60.0)
+        assert 59_000 < raw.pttl("edge:0:claim:a") <= 60_000
+        await other.release_claim("a")
+        assert await one.claim_once("a", 0.1)
+        await trio.sleep(0.15)
+        assert await other.claim_once("a", 60.0)
+        raw.delete("edge:0:claim:a")
+        raw.lpush("edge:0:claim:a", "in the way")
+        assert not await one.claim_once("a", 60.0)
+        server.kill()
+        with pytest.raises(RegistryUnavailable):
+            await one.claim_once("b", 60.0)
+
+
 async def test_bad_records_are_counted_and_passed_over(
     server: RedisServer, raw: redis.Redis
 ) -> None:

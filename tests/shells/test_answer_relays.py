@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from edge.address import Address
@@ -16,11 +17,12 @@ from edge.backends.echo import Echo
 from edge.client.caller import Caller
 from edge.config import TransceiverConfig
 from edge.geo import Place, Point
-from edge.registry.protocol import RelayRecord, Slot
+from edge.registry.protocol import RelayListener, RelayRecord, Slot
 from edge.token import TokenKey, TokenSealer
 from edge.transceiver.admission import Overloaded
 from edge.transceiver.service import Environment, Transceiver
 from edge.webrtc.certificate import DtlsCertificate
+from edge.webrtc.ice import IceCredentials
 from tests.support.net import VirtualNetwork
 
 CERTIFICATE = DtlsCertificate.generate()
@@ -101,6 +103,32 @@ async def test_an_answer_names_the_best_relays_first(autojump_clock: MockClock) 
         assert near[2] in (3, 4, 5)
         unknown = await named(service, None)
         assert set(unknown[:2]) == {1, 2}, "our own cluster's first"
+
+
+async def test_an_answer_names_both_ip_versions_and_tcp_last(autojump_clock: MockClock) -> None:
+    """Of each relay IPv6 first (RFC 8421, 4), all UDP before all TCP (RFC 6544, 4.2)."""
+
+    def listener(transport: str, host: str) -> RelayListener:
+        return RelayListener(transport=transport, public=(host, 9), internal=("10.0.0.1", 99))
+
+    six, tcp, tcp_six = listener("udp", "2001:db8::1"), listener("tcp", "192.0.2.1"), "2001:db8::2"
+    later = listener("quic", "192.0.2.7")
+    many = replace(relay(1, PARIS), more=(six, tcp, listener("tcp", tcp_six), later))
+    async with running(Fleet(many, relay(2, SYDNEY))) as service:
+        offer = Caller(CERTIFICATE, now=0.0).offer.encode()
+        call = await service.open_call(offer, place=Place(point=PARIS))
+        found = re.findall(r"a=candidate:\S+ 1 (\S+) \d+ (\S+ \d+) typ host(.*)\r\n", call.answer)
+        assert found == [
+            ("udp", "2001:db8::1 9", ""),
+            ("udp", "192.0.2.1 1", ""),
+            ("udp", "192.0.2.1 2", ""),
+            ("tcp", "2001:db8::2 9", " tcptype passive"),
+            ("tcp", "192.0.2.1 9", " tcptype passive"),
+        ]
+        assert "m=audio 1 " in call.answer, "the default is of IPv4"
+        remote = IceCredentials("abcd", "a" * 22)
+        told = service.restart_ice(call.call_id, remote, Place(point=PARIS)).fragment
+        assert told.count(" tcptype passive") == 2
 
 
 async def test_calls_take_turns(autojump_clock: MockClock) -> None:

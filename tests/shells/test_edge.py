@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from edge.address import Address
 from edge.backends.protocol import (
     AudioFormat,
     AudioFrame,
@@ -291,6 +292,32 @@ async def test_only_what_is_authentic_moves_a_path_to_another_relay(
             await trio.sleep(0.003)
         await phone.heard(20)
         assert edge.transceivers[0].all_drops()[Drop.BAD_AUTH] == 100
+        assert other.unread == 0
+
+
+async def test_what_is_authentic_lends_its_time_to_nothing_beside_it(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch has one time: a forgery right behind a packet is not as authentic as that."""
+    async with open_network() as network, open_edge(network) as edge, edge.call() as phone:
+        await phone.heard(20)
+        other = network.socket((HOST, 0))
+        known = (await edge.registry.relays())[0]
+        await edge.registry.put_relay(
+            msgspec.structs.replace(known, name="other", internal=other.address)
+        )
+        transceiver = (await edge.registry.transceivers())[0].address
+        forged = encode_path(phone.socket.address, edge.public) + b"\x80\x6f" + bytes(40)
+        transmit = network.transmit
+
+        def follow(data: bytes, source: Address, destination: Address) -> None:
+            transmit(data, source, destination)
+            if (source, destination) == (known.internal, transceiver):
+                transmit(forged, other.address, transceiver)
+
+        monkeypatch.setattr(network, "transmit", follow)
+        await phone.heard(50)
+        assert edge.transceivers[0].all_drops()[Drop.BAD_AUTH] >= 50
         assert other.unread == 0
 
 

@@ -158,7 +158,7 @@ def test_an_offer_of_too_many_lines_is_refused_unread() -> None:
 PRIVATE_WORDS = ("key", "secret", "password", "salt", "ufrag", "fragment", "payload", "data")
 PRIVATE_NAMES = frozenset({"client", "mapped", "body", "datagram", "cnames", "source"})
 PUBLIC = frozenset(
-    {"key_id", "key_file", "api_key_file", "key_variable", "key_required", "key_bytes"}
+    {"key_id", "secret_id", "key_file", "api_key_file", "key_variable", "key_required", "key_bytes"}
     | {"payload_type", "red_payload_type"}
 )
 NAMES_OF_OPTIONS = frozenset({"Flag.key", "_Setting.key"})

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from edge.address import Address
 from edge.errors import ConfigError, Drop, RemoteProtocolError
 from edge.registry.directory import HINT_SECONDS, Directory, keep_relay, keep_transceiver
+from edge.registry.lease import LEASE_SECONDS, RENEW_SECONDS, Lease
 from edge.registry.memory import MemoryRegistry, Watcher
 from edge.registry.protocol import (
     MAX_SLOT,
     FlowRecord,
     Registry,
     RegistryUnavailable,
+    RelayListener,
     RelayRecord,
     Slot,
     TransceiverRecord,
@@ -102,6 +105,41 @@ async def test_relays_have_leases_too(autojump_clock: MockClock) -> None:
     assert await registry.relays() == [relay("b")]
     await trio.sleep(3.0)
     assert await registry.relays() == []
+
+
+class FormerRelayRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a relay wrote before it had several listeners."""
+
+    name: str
+    cluster: int
+    public: Address
+    internal: Address
+
+
+def test_records_are_read_by_the_version_before_and_after() -> None:
+    keys, tcp = RecordKeys(SECRET), RelayListener(transport="tcp", public=PUBLIC, internal=CLIENT)
+    former = FormerRelayRecord(name="a", cluster=0, public=PUBLIC, internal=("10.0.0.9", 4000))
+    sealed = keys.seal("a", former, expires=9.0)
+    assert keys.open("a", sealed, RelayRecord, now=1.0).record == relay("a")
+    present = msgspec.structs.replace(relay("a"), more=(tcp,))
+    sealed = keys.seal("a", present, expires=9.0)
+    assert keys.open("a", sealed, RelayRecord, now=1.0).record == present
+    assert keys.open("a", sealed, FormerRelayRecord, now=1.0).record == former
+
+
+async def test_each_listener_of_a_relay_is_known_inside(autojump_clock: MockClock) -> None:
+    registry = MemoryRegistry()
+    directory = Directory(registry)
+    changes: list[int] = []
+    tcp = RelayListener(transport="tcp", public=PUBLIC, internal=("10.0.0.9", 4001))
+    assert tcp.proxy == tcp.internal, "UDP may have the same public address"
+    with directory.watch(lambda: changes.append(len(directory.relays))):
+        for record in relay("a"), msgspec.structs.replace(relay("a"), more=(tcp,)):
+            await registry.put_relay(record)
+            await directory.refresh()
+    assert changes == [0, 1, 1]
+    assert directory.is_relay(("10.0.0.9", 4000))
+    assert directory.is_relay(("10.0.0.9", 4001))
 
 
 async def test_clusters_side_by_side_share_relays_alone(autojump_clock: MockClock) -> None:
@@ -403,6 +441,34 @@ async def test_a_heartbeat_keeps_a_record_and_takes_it_out(autojump_clock: MockC
         nursery.cancel_scope.cancel()
     assert await registry.transceivers() == []
     assert await registry.relays() == []
+
+
+async def test_a_heartbeat_renews_a_lease(autojump_clock: MockClock) -> None:
+    registry = FlakyRegistry()
+    lease = Lease(now=trio.current_time())
+    async with trio.open_nursery() as nursery:
+
+        async def keep(*, task_status: trio.TaskStatus[None]) -> None:
+            await keep_transceiver(
+                registry,
+                lambda: transceiver(1),
+                interval=RENEW_SECONDS,
+                lease=lease,
+                task_status=task_status,
+            )
+
+        await nursery.start(keep)
+        for _ in range(50):
+            assert not lease.lapsed(now=trio.current_time())
+            await trio.sleep(0.03)
+        registry.away = True
+        await trio.sleep(LEASE_SECONDS)
+        assert lease.lapsed(now=trio.current_time())
+        registry.away = False
+        await trio.sleep(2 * RENEW_SECONDS)
+        assert not lease.lapsed(now=trio.current_time())
+        assert lease.breaks == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_heartbeat_fails_at_the_start_only(autojump_clock: MockClock) -> None:

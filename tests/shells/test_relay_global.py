@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from edge.datagram import Datagrams
 from edge.errors import Drop
-from edge.registry.protocol import FlowRecord, RelayRecord, Slot
+from edge.registry.protocol import FlowRecord, RelayListener, RelayRecord, Slot
 from edge.relay import HOUSEKEEPING_SECONDS
 from edge.wire import stun
 from edge.wire.spp import encode_path, split
@@ -74,6 +74,31 @@ async def test_a_call_through_two_relays(autojump_clock: MockClock, pair: tuple[
         assert (statistics.flows, statistics.provisional_flows) == (1, 0)
         assert statistics.packets_to_transceivers == statistics.packets_to_clients == 4
         assert statistics.drops == {}
+
+
+async def test_every_listener_of_a_relay_may_hand_on(
+    autojump_clock: MockClock, net: VirtualNetwork
+) -> None:
+    """The outer one is not the first of its relay: others send to the first, and answer this."""
+    async with open_rig(net, cluster=FAR) as inner, open_rig(net, public_port=3478) as outer:
+        introduce(outer, inner, FAR, "inner")
+        listener = RelayListener(transport="udp", public=outer.public, internal=outer.internal)
+        elsewhere = ("192.0.2.99", 9)
+        inner.fleet.add_relay(
+            RelayRecord(
+                name="outer",
+                cluster=CLUSTER,
+                public=elsewhere,
+                internal=elsewhere,
+                more=(listener,),
+            )
+        )
+        client, transceiver = outer.client(), inner.transceivers[1]
+        await connect(client, outer, inner)
+        path = encode_path(client.address, outer.public)
+        transceiver.send_framed(path, RTP, inner.internal)
+        assert await receive(client) == [RTP]
+        assert inner.relay.statistics().drops == outer.relay.statistics().drops == {}
 
 
 async def test_each_relay_writes_a_record_for_its_own_cluster(

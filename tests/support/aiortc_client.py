@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.request
 from array import array
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 
 import aioice.ice
@@ -50,6 +50,10 @@ class Report:
     srtp: str = ""
     role: str = ""
     state: str = ""
+    channel: str = ""
+    """Of the data channel, where there is one."""
+    events: list[str] = field(default_factory=list)
+    """The types of what came on it, in order, with the instructions of sessions."""
 
 
 class Tone(MediaStreamTrack):
@@ -106,7 +110,28 @@ def post(url: str, sdp: str) -> str:
         return answer.decode()
 
 
-def add_parts(peer: RTCPeerConnection, parts: list[str], codec: str) -> RTCRtpTransceiver:
+def add_channel(peer: RTCPeerConnection, report: Report, updates: int) -> None:
+    """Open a channel that updates the session so often, and then says what is no event."""
+    channel = peer.createDataChannel("oai-events")
+
+    @channel.on("open")
+    def on_open() -> None:
+        for number in range(updates):
+            session = {"instructions": str(number)}
+            channel.send(json.dumps({"type": "session.update", "session": session}))
+        channel.send("no event")
+
+    @channel.on("message")
+    def on_message(message: str) -> None:
+        event = json.loads(message)
+        instructions = event.get("session", {}).get("instructions", "")
+        report.events.append(f"{event['type']} {instructions}".strip())
+        report.channel = channel.readyState
+
+
+def add_parts(
+    peer: RTCPeerConnection, parts: list[str], codec: str, report: Report, updates: int
+) -> RTCRtpTransceiver:
     """Add what the offer shall hold; gives the audio."""
     audio = None
     for part in parts:
@@ -119,7 +144,7 @@ def add_parts(peer: RTCPeerConnection, parts: list[str], codec: str) -> RTCRtpTr
         elif part == "video":
             peer.addTransceiver("video")
         else:
-            peer.createDataChannel("oai-events")
+            add_channel(peer, report, updates)
     assert audio is not None
     return audio
 
@@ -145,7 +170,8 @@ async def call(arguments: argparse.Namespace, report: Report) -> None:
     bundle = RTCBundlePolicy(arguments.bundle)
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=bundle))
     tasks: list[asyncio.Task[None]] = []
-    transceiver = add_parts(peer, arguments.parts.split(","), arguments.codec)
+    parts = arguments.parts.split(",")
+    transceiver = add_parts(peer, parts, arguments.codec, report, arguments.updates)
     await peer.setLocalDescription(await peer.createOffer())
     start = time.monotonic()
 
@@ -184,6 +210,7 @@ def main() -> int:
     parser.add_argument("--url", required=True)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--parts", default="audio", help="of audio, video and channel, in order")
+    parser.add_argument("--updates", type=int, default=0, help="session.update events to send")
     parser.add_argument("--codec", default="", help="the only audio codec: opus, pcmu, pcma")
     parser.add_argument("--setup", default="actpass", help="the role that the offer names")
     parser.add_argument("--bundle", default="balanced")

@@ -16,7 +16,8 @@ from edge.address import Address
 from edge.backends.echo import Echo
 from edge.backends.protocol import Backend
 from edge.client.caller import Caller
-from edge.config import TransceiverConfig
+from edge.client.channel import CallerChannel
+from edge.config import AudioConfig, TransceiverConfig
 from edge.datagram import Datagrams
 from edge.forwarder.pure import PureForwarder
 from edge.registry.directory import Directory, keep_relay, keep_transceiver
@@ -27,6 +28,7 @@ from edge.routing import FlowTable
 from edge.token import TokenKey, TokenSealer
 from edge.transceiver.service import Environment, OpenedCall, Transceiver
 from edge.webrtc.certificate import DtlsCertificate
+from edge.webrtc.offload import MediaOffload
 from tests.support.net import Network
 
 SECRET = "a fleet secret that is long enough"
@@ -69,9 +71,11 @@ class VirtualEdge:
         port: int = 0,
         audio: bool = True,
         direction: str = "sendrecv",
+        channel: CallerChannel | None = None,
     ) -> AsyncIterator[Phone]:
         """Open a call to one of the transceivers and keep it running."""
-        phone = Phone(self.network.socket((HOST, port)), audio=audio, direction=direction)
+        socket = self.network.socket((HOST, port))
+        phone = Phone(socket, audio=audio, direction=direction, channel=channel)
         try:
             async with trio.open_nursery() as nursery:
                 await phone.dial(self.transceivers[transceiver])
@@ -86,10 +90,15 @@ class Phone:
     """A caller with a socket."""
 
     def __init__(
-        self, socket: Datagrams, *, audio: bool = True, direction: str = "sendrecv"
+        self,
+        socket: Datagrams,
+        *,
+        audio: bool = True,
+        direction: str = "sendrecv",
+        channel: CallerChannel | None = None,
     ) -> None:
         self.socket = socket
-        self.caller = Caller(CERTIFICATES[0], now=trio.current_time())
+        self.caller = Caller(CERTIFICATES[0], now=trio.current_time(), channel=channel)
         self.call: OpenedCall | None = None
         self._audio = audio
         self._direction = direction
@@ -117,6 +126,19 @@ class Phone:
         with trio.fail_after(within):
             while self.caller.journal.received < goal:
                 await trio.sleep(0.01)
+
+    def say(self, message: str | bytes) -> None:
+        """Send a message on the channel."""
+        self._send(self.caller.send_message(message, now=trio.current_time()))
+
+    async def told(self, count: int, *, within: float = 5.0) -> list[str | bytes]:
+        """Wait until this many messages have come on the channel in all, or fail."""
+        channel = self.caller.channel
+        assert channel is not None
+        with trio.fail_after(within):
+            while len(channel.received) < count:
+                await trio.sleep(0.01)
+        return list(channel.received)
 
     def hang_up(self) -> None:
         """Say goodbye by close_notify."""
@@ -146,7 +168,9 @@ async def open_edge(
     transceivers: int = 1,
     backend: Backend | None = None,
     config: TransceiverConfig | None = None,
+    audio: AudioConfig | None = None,
     provisional_seconds: float = 5.0,
+    offload: MediaOffload | None = None,
 ) -> AsyncIterator[VirtualEdge]:
     """Run a relay and some transceivers; all is closed at the end."""
     registry = MemoryRegistry(clock=trio.current_time)
@@ -190,7 +214,9 @@ async def open_edge(
             backend=backend or Echo(),
             certificate=CERTIFICATES[1],
             config=config or TransceiverConfig(),
+            audio=audio,
             environment=Environment(clock=trio.current_time, unix=_unix, entropy=os.urandom),
+            offload=offload,
         )
         for slot, socket in zip(slots, sockets, strict=True)
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -13,8 +14,19 @@ from edge.config import HttpConfig
 from edge.errors import RemoteProtocolError
 from edge.geo import GeoSettings, Place
 from edge.http.listen import HttpListener, make_listeners
+from edge.http.problem import Cause
+from edge.http.secrets import SecretSealer
 from edge.http.server import HttpServer
-from edge.signaling import create_app
+from edge.registry.memory import MemoryRegistry
+from edge.signaling import Fleet, create_app
+from edge.transceiver.admission import Opener
+from edge.transceiver.dialect import Dialect
+from edge.transceiver.events import EventChannel, Holder
+from edge.transceiver.service import IceRestart
+from edge.webrtc.ice import IceCredentials
+
+SECRET = "a fleet secret that is long enough"
+UNIX = 1_800_000_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +43,13 @@ class FakeService:
     offers: list[tuple[bytes, bytes | None]] = field(default_factory=list)
     places: list[Place | None] = field(default_factory=list)
     open: set[str] = field(default_factory=set)
+    openers: dict[str, Opener] = field(default_factory=dict)
+    channels: dict[str, EventChannel] = field(default_factory=dict)
+    said: list[bytes] = field(default_factory=list)
+    generation: int = 0
 
     async def open_call(
-        self, offer: bytes, *, session: bytes | None, place: Place | None
+        self, offer: bytes, *, session: bytes | None, place: Place | None, opener: Opener
     ) -> FakeCall:
         await trio.lowlevel.checkpoint()
         if self.failure is not None:
@@ -44,13 +60,53 @@ class FakeService:
         self.places.append(place)
         call_id = f"rtc_{len(self.offers)}"
         self.open.add(call_id)
+        self.openers[call_id] = opener
+        self.channels[call_id] = EventChannel(Dialect(call_id, {}))
         return FakeCall(call_id, f"v=0\r\ns={len(offer)}\r\n")
 
     def hang_up(self, call_id: str) -> bool:
         if call_id not in self.open:
             return False
         self.open.remove(call_id)
+        self.channels[call_id].close()
         return True
+
+    def opener_of(self, call_id: str) -> Opener | None:
+        return self.openers[call_id] if call_id in self.open else None
+
+    @contextmanager
+    def join(self, call_id: str, holder: Holder) -> Iterator[Callable[[bytes], None]]:
+        channel = self.channels[call_id]
+
+        def say(event: bytes) -> None:
+            if channel.receive(event):
+                self.said.append(event)
+
+        with channel.joined(holder):
+            yield say
+
+    def ice_generation(self, call_id: str) -> tuple[int, str]:
+        return self.generation, f"client{self.generation}"
+
+    def restart_ice(self, call_id: str, remote: IceCredentials, place: Place | None) -> IceRestart:
+        self.generation += 1
+        return IceRestart(f"a=ice-ufrag:server{self.generation}\r\n", self.generation)
+
+
+def make_fleet(
+    *,
+    unix: Callable[[], float] = lambda: UNIX,
+    owner_url: Callable[[str], str | None] = lambda call_id: None,
+    registry: MemoryRegistry | None = None,
+) -> Fleet:
+    registry = registry or MemoryRegistry(clock=unix)
+    return Fleet(
+        secrets=SecretSealer(SECRET),
+        unix=unix,
+        claim_once=registry.claim_once,
+        release=registry.release_claim,
+        owner_url=owner_url,
+    )
 
 
 def make_app(
@@ -60,10 +116,14 @@ def make_app(
     ready: bool = True,
     now: Callable[[], float] = trio.current_time,
     geography: GeoSettings | None = None,
+    fleet: Fleet | None = None,
+    refusals: Counter[Cause] | None = None,
 ) -> Starlette:
     return create_app(
         service,
         http=http,
+        fleet=fleet or make_fleet(),
+        refusals=refusals,
         render_metrics=lambda: b"edge_up 1\n",
         ready=lambda: ready,
         now=now,

@@ -14,7 +14,7 @@ import msgspec
 ROWS: Final = "INTEROP_ROWS"
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One call: who made it, what was special about it and how it went."""
 
     client: str
@@ -26,7 +26,20 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     setup_ms: float | None = None
 
 
-def record(row: Row) -> None:
+class ClientRow(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One client: what it was shown to do; what it has nothing of is empty."""
+
+    client: str
+    version: str
+    media: str = ""
+    channel: str = ""
+    restart: str = ""
+    setup_ms: float | None = None
+    trips_to_media: float | None = None
+    trips_to_channel: float | None = None
+
+
+def record(row: Row | ClientRow) -> None:
     """Append the row, if anybody collects rows."""
     name = os.environ.get(ROWS)
     if name:

@@ -20,20 +20,10 @@ from typing import Final, Protocol
 import trio
 
 from edge.address import Address
-from edge.datagram import (
-    BATCH,
-    PACKET_BYTES,
-    PACKETS,
-    Datagrams,
-    DatagramSocket,
-    DatagramStatistics,
-    KernelPacketSocket,
-    PacketSocket,
-    Waits,
-    bind_udp,
-)
+from edge.datagram import Datagrams, DatagramSocket, DatagramStatistics, bind_udp
 from edge.errors import Drop
-from edge.mmsg import Endpoint, to_address, to_endpoint
+from edge.mmsg import BATCH, PACKET_BYTES, Endpoint, to_address, to_endpoint
+from edge.packets import KernelPacketSocket, PacketSocket, Waits
 
 QUEUE: Final = 1024
 """Datagrams a virtual socket holds unread."""
@@ -49,6 +39,8 @@ class Link:
     duplicate: float = 0.0
     reorder: float = 0.0
     """Reordered datagrams take up to four latencies more and may be overtaken."""
+    held_until: float = 0.0
+    """Nothing arrives before this time on Trio's clock: a stall, after which all comes at once."""
 
 
 class Network(Protocol):
@@ -115,7 +107,7 @@ class VirtualNetwork:
         later = fate.random() * 4 * link.latency
         if lost:
             return
-        due = trio.current_time() + delay
+        due = max(trio.current_time() + delay, link.held_until)
         if overtaken:
             due += later
         else:
@@ -233,7 +225,7 @@ class VirtualPacketSocket(VirtualSocket):
         self._watching = True
 
     def receive(self) -> list[tuple[bytes, Endpoint]]:
-        batch = [self._queue.popleft() for _ in range(min(PACKETS, len(self._queue)))]
+        batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
         whole = [(data, to_endpoint(host)) for data, host in batch if len(data) <= PACKET_BYTES]
         self._drops[Drop.MALFORMED] += len(batch) - len(whole)
         return whole

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 
 from edge.address import Address
 from edge.client.caller import Caller
+from edge.client.channel import CallerChannel
 from edge.webrtc.certificate import DtlsCertificate
+from edge.webrtc.channels import Channels
 from edge.webrtc.dtls import Dtls
 from edge.webrtc.ice import IceCredentials, IceLite
 from edge.webrtc.media import Media
 from edge.webrtc.outputs import AudioReceived, PeerOutput, Transmit
 from edge.webrtc.peer import Peer
+from edge.webrtc.sctp import Association
+from edge.webrtc.sctp_state import SctpConfig
 from edge.webrtc.streams import SendStream
 from edge.wire.demux import Kind, classify
 from edge.wire.fingerprint import Fingerprint
@@ -80,6 +84,10 @@ class Call:
             if self.peer.deadline <= self.now:
                 self.follow(self.peer.tick(now=self.now))
 
+    def say(self, data: str | bytes) -> None:
+        """Have the caller send a message on its channel."""
+        self.carry(self.caller.send_message(data, now=self.now))
+
     def rtp_indices(self) -> list[tuple[int, int]]:
         """(SSRC, sequence number) of every RTP packet that the peer has sent."""
         return [
@@ -89,10 +97,18 @@ class Call:
         ]
 
 
-def make_call(*, fingerprints: frozenset[Fingerprint] | None = None, answered: bool = True) -> Call:
+def make_call(
+    *,
+    fingerprints: frozenset[Fingerprint] | None = None,
+    answered: bool = True,
+    nack: bool = False,
+    channel: CallerChannel | None = None,
+) -> Call:
     """Negotiate one call by SDP, as signaling does; started unless it is not ``answered``."""
-    caller = Caller(CERTIFICATES[0], now=0.0)
+    caller = Caller(CERTIFICATES[0], now=0.0, channel=channel)
     negotiated = negotiate(decode_offer(caller.offer.encode()))
+    sctp = None if negotiated.channels is None else negotiated.channels.sctp
+    association = Association(entropy=os.urandom, config=SctpConfig())
     local = IceCredentials("token" * 4, "password" * 4)
     ssrc = int.from_bytes(os.urandom(4), "big")
     peer = Peer(
@@ -113,7 +129,16 @@ def make_call(*, fingerprints: frozenset[Fingerprint] | None = None, answered: b
             cname="cname",
             now=0.0,
             ntp_offset=NTP_OFFSET,
+            nack=nack,
         ),
+        channels=None
+        if sctp is None
+        else Channels(
+            association,
+            dtls_client=negotiated.dtls_role == "active",
+            remote_max_message_size=sctp.max_message_bytes,
+        ),
+        sctp_init=None if sctp is None else sctp.init,
     )
     answer = encode_answer(
         negotiated,
@@ -124,6 +149,7 @@ def make_call(*, fingerprints: frozenset[Fingerprint] | None = None, answered: b
         ssrc=ssrc,
         cname="cname",
         session_id=1,
+        sctp_init=peer.local_sctp_init,
     )
     call = Call(peer, caller, answer.encode())
     if answered:

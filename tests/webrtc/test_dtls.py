@@ -183,7 +183,7 @@ def test_keys_are_guarded_even_if_the_callback_were_blind(
         make("passive", own=blind, fingerprints=wrong if judge else trusting),
     )
     exported: list[object] = []
-    monkeypatch.setattr(pair.machines[judge], "_export_keys", exported.append)
+    monkeypatch.setattr(pair.machines[judge]._machine, "_export_keys", exported.append)
     pair.transfer(0, pair.start())
     events = (pair.client_events, pair.server_events)[judge]
     assert failure(events).reason is EndReason.FINGERPRINT_MISMATCH

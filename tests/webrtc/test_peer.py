@@ -249,7 +249,7 @@ def test_a_snapshot_shows_no_secret() -> None:
     call = make_call()
     snapshot = call.peer.snapshot(now=0.0)
     text = repr(snapshot)
-    secrets = [call.peer.ice._local.password, call.peer.ice._remote.password]
+    secrets = [call.peer.ice._current.local.password, call.peer.ice._current.remote.password]
     assert not any(secret in text for secret in secrets)
     keys = _bytes_in(msgspec.to_builtins(snapshot, builtin_types=(bytes,)))
     assert keys

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edge.errors import LocalProtocolError, RemoteProtocolError
 from edge.wire.rtcp import (
+    MAX_NACKS,
     MAX_PACKETS,
     Bye,
     GenericNack,
@@ -102,6 +103,34 @@ def test_nack_wraps_with_the_sequence_numbers() -> None:
     data = encode_rtcp((nack,))
     assert decode_rtcp(data) == (nack,)
     assert len(data) == 12 + 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("items", "lost"),
+    [
+        ("00008085", (0, 1, 3, 8, 16)),
+        (
+            "ffdc8000 fffe0017 00140000 00640000",
+            (0xFFDC, 0xFFEC, 0xFFFE, 0xFFFF, 0, 1, 3, 20, 100),
+        ),
+    ],
+)
+def test_nack_as_libwebrtc_writes_it(items: str, lost: tuple[int, ...]) -> None:
+    """The packets of libwebrtc's unit test (nack_unittest.cc)."""
+    body = bytes.fromhex("12345678 23456789" + items)
+    data = struct.pack(">BBH", 0x81, 205, len(body) // 4) + body
+    nack = GenericNack(0x12345678, 0x23456789, lost)
+    assert decode_rtcp(data) == (nack,)
+    assert encode_rtcp((nack,)) == data
+
+
+@given(st.binary(min_size=4, max_size=4 * MAX_NACKS).filter(lambda items: len(items) % 4 == 0))
+def test_a_nack_names_a_bounded_number_of_packets(items: bytes) -> None:
+    head = struct.pack(">BBHII", 0x81, 205, 2 + len(items) // 4, 1, 2)
+    (nack,) = decode_rtcp(head + items)
+    assert isinstance(nack, GenericNack)
+    assert len(items) // 4 <= len(nack.lost) <= 17 * MAX_NACKS
+    assert all(0 <= sequence <= 0xFFFF for sequence in nack.lost)
 
 
 def test_reduced_size_is_accepted() -> None:

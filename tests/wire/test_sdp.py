@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.errors import LocalProtocolError, RemoteProtocolError
+from edge.webrtc.sctp import Association
+from edge.webrtc.sctp_state import SctpConfig
 from edge.wire.sdp import (
+    ChannelSection,
     Codec,
     Direction,
     Fingerprint,
     Negotiated,
     Offer,
+    SctpSide,
     decode_offer,
     encode_answer,
     negotiate,
@@ -77,19 +82,24 @@ def without(*starts: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "payload_type", "mid_extension", "sections"),
+    ("name", "payload_type", "mid_extension", "sections", "longest"),
     [
-        ("chromium_channel", 111, 4, 2),
-        ("chromium_full", 111, 4, 3),
-        ("firefox_channel", 109, 3, 2),
-        ("firefox_full", 109, 3, 3),
-        ("aiortc_audio", 96, 1, 1),
-        ("aiortc_full", 96, 1, 3),
+        ("chromium_channel", 111, 4, 2, 262_144),
+        ("chromium_full", 111, 4, 3, 262_144),
+        ("firefox_channel", 109, 3, 2, 1_073_741_823),
+        ("firefox_full", 109, 3, 3, 1_073_741_823),
+        ("aiortc_audio", 96, 1, 1, None),
+        ("aiortc_full", 96, 1, 3, 262_144),
     ],
 )
 @pytest.mark.parametrize("with_candidates", [True, False])
 def test_offers_of_real_clients(
-    name: str, payload_type: int, mid_extension: int, sections: int, with_candidates: bool
+    name: str,
+    payload_type: int,
+    mid_extension: int,
+    sections: int,
+    longest: int | None,
+    with_candidates: bool,
 ) -> None:
     body = GOLDEN[name]
     if not with_candidates:
@@ -106,6 +116,8 @@ def test_offers_of_real_clients(
     assert len(negotiated.remote_ssrcs) == 1
     assert f"a=ice-ufrag:{negotiated.remote_ice.ufrag}\r\n".encode() in body
     assert f"a=ice-pwd:{negotiated.remote_ice.password}\r\n".encode() in body
+    channels = negotiated.channels
+    assert (None if channels is None else channels.sctp.max_message_bytes) == longest
     lines = {f"{one.algorithm} {one.value}".encode() for one in negotiated.fingerprints}
     assert lines == set(re.findall(rb"a=fingerprint:(.*)\r\n", body))
 
@@ -114,7 +126,8 @@ def test_offers_of_real_clients(
     assert [(m.kind, m.rtp.muxId, m.profile) for m in answer.media] == [
         (m.kind, m.rtp.muxId, m.profile) for m in offer.media
     ]
-    assert [group.items for group in answer.group] == [["0"]]
+    served = ["0"] if channels is None else ["0", str(channels.section)]
+    assert [group.items for group in answer.group] == [served]
     for media in answer.media:  # what aiortc insists on, rejected or not
         assert media.ice is not None
         assert media.ice.iceLite
@@ -126,7 +139,14 @@ def test_offers_of_real_clients(
     assert [codec.payloadType for codec in audio.rtp.codecs] == [payload_type]
     assert [one.ssrc for one in audio.ssrc] == [0xDECAF]
     assert audio.ice_candidates_complete
-    assert all(media.port == 0 and media.direction == "inactive" for media in others)
+    for media in others:
+        if media.rtp.muxId in served:
+            assert media.sctpCapabilities is not None
+            assert (media.port, media.sctp_port, media.sctpCapabilities.maxMessageSize) == (
+                *(3478, 5000, 65_536),
+            )
+        else:
+            assert (media.port, media.direction) == (0, "inactive")
 
 
 def test_chromium_offer_in_full() -> None:
@@ -155,7 +175,7 @@ def test_the_whole_answer() -> None:
         "a=ice-lite",
         "a=ice-options:ice2",
         "a=msid-semantic: WMS *",
-        "a=group:BUNDLE 0",
+        "a=group:BUNDLE 0 1",
         "m=audio 3478 UDP/TLS/RTP/SAVPF 111",
         "c=IN IP4 192.0.2.1",
         "a=rtpmap:111 opus/48000/2",
@@ -177,14 +197,18 @@ def test_the_whole_answer() -> None:
         "a=candidate:1 1 udp 2130706431 192.0.2.1 3478 typ host",
         "a=candidate:2 1 udp 2130706175 2001:db8::1 3479 typ host",
         "a=end-of-candidates",
-        "m=application 0 UDP/DTLS/SCTP webrtc-datachannel",
-        "c=IN IP4 0.0.0.0",
+        "m=application 3478 UDP/DTLS/SCTP webrtc-datachannel",
+        "c=IN IP4 192.0.2.1",
         "a=mid:1",
-        "a=inactive",
+        "a=sctp-port:5000",
+        "a=max-message-size:65536",
         "a=ice-ufrag:AAAAAAAAAAAAAAAAAAAAAAA",
         "a=ice-pwd:pppppppppppppppppppppppp",
         f"a=fingerprint:sha-256 {OURS.value}",
         "a=setup:active",
+        "a=candidate:1 1 udp 2130706431 192.0.2.1 3478 typ host",
+        "a=candidate:2 1 udp 2130706175 2001:db8::1 3479 typ host",
+        "a=end-of-candidates",
         "",
     ]
 
@@ -283,7 +307,7 @@ def test_bundle_only_and_inherited_transport() -> None:
             ["m=video 3478 UDP/TLS/RTP/SAVPF 96", "a=rtpmap:96 VP8/90000", "a=mid:first"],
         ),
         (
-            "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\na=sctp-port:5000\n",
+            "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\n",  # it has no a=sctp-port
             ["m=application 3478 UDP/DTLS/SCTP webrtc-datachannel", "a=sctp-port:5000"],
         ),
     ],
@@ -306,6 +330,106 @@ def test_a_section_before_the_audio_carries_the_bundle(first: str, idle: list[st
     for attribute in ("a=ice-ufrag", "a=ice-pwd", "a=fingerprint", "a=setup", "a=candidate"):
         assert attribute in carrier
         assert attribute in served  # Firefox crashes without
+
+
+# --- Data channels -------------------------------------------------------------------------
+
+CHANNEL = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\na=mid:c\na=sctp-port:5001\n"
+INIT = Association(entropy=random.Random(1).randbytes, config=SctpConfig()).local_init()
+
+
+def with_channel(channel: str = CHANNEL, *, bundle: str = "a c", first: bool = False) -> str:
+    head, _, audio = MINIMAL.partition("m=audio")
+    transport = "".join(
+        line for line in audio.splitlines(True) if line.startswith(("a=ice", "a=finger", "a=setup"))
+    )
+    group = f"a=group:BUNDLE {bundle}\n" if bundle else ""
+    if first:
+        return f"{head}{group}{channel}{transport}m=audio{audio}"
+    return f"{head}{group}m=audio{audio}{channel}"
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_bundled_channels_are_served(first: bool) -> None:
+    text = with_channel(first=first, bundle="c a" if first else "a c")
+    negotiated = accept(text)
+    assert negotiated.channels == ChannelSection(0 if first else 1, SctpSide(5001, 65_536))
+    assert negotiated.carrier == 0
+    answer = answer_to(negotiated)
+    assert f"a=group:BUNDLE {'c a' if first else 'a c'}\r\n" in answer
+    sections = answer.split("m=")[1:]
+    (section,) = (each for each in sections if each.startswith("application"))
+    assert section.startswith("application 3478 UDP/DTLS/SCTP webrtc-datachannel\r\n")
+    assert "a=sctp-port:5000\r\na=max-message-size:65536\r\n" in section
+    assert "a=inactive" not in answer
+    assert "a=sctp-init" not in answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        with_channel(bundle=""),
+        with_channel(bundle="a"),
+        with_channel(CHANNEL.replace("a=sctp-port:5001\n", "")),
+        with_channel(CHANNEL.replace("n 9", "n 0")),
+        with_channel(CHANNEL.replace("UDP/DTLS", "DTLS")),
+        with_channel(CHANNEL.replace("webrtc-datachannel", "5000")),
+    ],
+)
+def test_other_channels_are_rejected(text: str) -> None:
+    negotiated = accept(text)
+    assert negotiated.channels is None
+    assert "m=application 0 " in answer_to(negotiated)
+
+
+def test_channels_that_are_bundle_only_are_served() -> None:
+    text = with_channel(CHANNEL.replace("n 9", "n 0") + "a=bundle-only\n")
+    assert accept(text).channels is not None
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("a=sctp-port:0", "a=sctp-port"),
+        ("a=sctp-port:65536", "a=sctp-port"),
+        ("a=sctp-port:5000x", "a=sctp-port"),
+        ("a=max-message-size:-1", "a=max-message-size"),
+        ("a=max-message-size:99999999999999999999", "a=max-message-size"),
+    ],
+)
+def test_malformed_values_of_sctp_are_refused(line: str, problem: str) -> None:
+    section = CHANNEL if problem != "a=sctp-port" else CHANNEL.replace("a=sctp-port:5001", line)
+    assert problem in refused(with_channel(f"{section}{line}\n"))
+
+
+def test_snap_is_answered_where_it_is_offered_and_wanted() -> None:
+    offered = CHANNEL + f"a=sctp-init:{b64encode(INIT).decode()}\n"
+    negotiated = accept(with_channel(offered))
+    assert negotiated.channels is not None
+    assert negotiated.channels.sctp.init == INIT
+    answer = encode_answer(
+        negotiated,
+        ufrag="A" * 23,
+        password="p" * 24,
+        fingerprint=OURS,
+        candidates=[("192.0.2.1", 3478)],
+        ssrc=1,
+        cname="c",
+        session_id=7,
+        sctp_init=b"ours",
+    )
+    assert "a=sctp-init:b3Vycw==\r\n" in answer
+    off = negotiate(decode_offer(with_channel(offered).encode()), snap=False).channels
+    assert off == ChannelSection(1, SctpSide(5001, 65_536))
+
+
+@pytest.mark.parametrize(
+    "value", ["", "AAA", "not base64!", b64encode(INIT[:-1]).decode(), b64encode(b"").decode()]
+)
+def test_an_init_that_can_not_be_read_is_passed_over(value: str) -> None:
+    channels = accept(with_channel(f"{CHANNEL}a=sctp-init:{value}\n")).channels
+    assert channels is not None
+    assert channels.sctp.init is None
 
 
 def test_media_level_overrides_session_level() -> None:
@@ -343,6 +467,33 @@ def test_mid_extension(extmap: str, expected: int | None) -> None:
     negotiated = accept(MINIMAL + f"a=extmap:{extmap}\n")
     assert negotiated.mid_extension == expected
     assert ("a=extmap" in answer_to(negotiated)) is (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("feedback", "agreed"),
+    [
+        ("111 nack", True),
+        ("* nack", True),
+        ("111  nack ", True),
+        ("111 nack pli", False),
+        ("111 transport-cc", False),
+        ("0 nack", False),
+        ("nack", False),
+        ("", False),
+    ],
+)
+def test_nack(feedback: str, agreed: bool) -> None:
+    offer = decode_offer(f"{MINIMAL}a=rtcp-fb:{feedback}\n".encode())
+    negotiated = negotiate(offer, nack=True)
+    assert negotiated.nack is agreed
+    assert ("a=rtcp-fb:111 nack\r\n" in answer_to(negotiated)) is agreed
+    assert not negotiate(offer).nack
+    assert "rtcp-fb" not in answer_to(negotiate(offer))
+
+
+def test_no_feedback_in_a_profile_without() -> None:
+    text = edited("SAVPF", "SAVP", MINIMAL + "a=rtcp-fb:111 nack\n")
+    assert not negotiate(decode_offer(text.encode()), nack=True).nack
 
 
 def test_what_is_not_offered_is_not_answered() -> None:
@@ -468,7 +619,8 @@ def check_total(body: bytes) -> bool:
     media = re.findall(r"(?m)^m=(\S+) (\d+) ", answer)
     assert [kind for kind, _ in media] == [section.kind for section in offer.sections]
     accepted = {index for index, (_, port) in enumerate(media) if port != "0"}
-    assert accepted == {negotiated.section, negotiated.carrier}
+    channels = set() if negotiated.channels is None else {negotiated.channels.section}
+    assert accepted == {negotiated.section, negotiated.carrier} | channels
     return True
 
 

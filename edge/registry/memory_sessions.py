@@ -1,0 +1,125 @@
+"""The claim book of one process: see ``sessions`` for its rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import trio
+
+from edge.errors import Drop
+from edge.registry.leases import Leases
+from edge.registry.sessions import (
+    MAX_CHECKPOINT_BYTES,
+    MAX_SESSIONS,
+    MAX_TOKENS,
+    SESSION_SECONDS,
+    Claim,
+    StoredCheckpoint,
+    StoreOutcome,
+    check_claim,
+    check_serial,
+    grants,
+    refusal,
+)
+
+_MAX_SAVED_TOKENS: Final = MAX_TOKENS * MAX_SESSIONS
+
+
+class _Entry(NamedTuple):
+    held: Claim
+    stored: StoredCheckpoint | None
+
+
+class MemorySessions:
+    """A ``SessionBook`` of plain dictionaries; over ``max_sessions`` the oldest goes."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        drops: Counter[Drop],
+        *,
+        max_sessions: int = MAX_SESSIONS,
+    ) -> None:
+        self._drops = drops
+        self._max_sessions = max_sessions
+        self._entries: Leases[str, _Entry] = Leases(clock)
+        self._tokens: Leases[str, str] = Leases(clock)
+
+    async def claim(self, wanted: Claim, *, anew: bool = False) -> Claim | None:
+        """Claim a session; see ``SessionBook``."""
+        check_claim(wanted)
+        await trio.lowlevel.checkpoint()
+        entry = self._entries.get(wanted.session)
+        held, stored = entry or (None, None)
+        if not grants(held, wanted, anew=anew):
+            return held
+        self._put(_Entry(wanted, stored))
+        return wanted
+
+    async def owner_of(self, session: str) -> Claim | None:
+        """Tell who holds a session."""
+        (held,) = await self.owners_of((session,))
+        return held
+
+    async def owners_of(self, sessions: Sequence[str]) -> Sequence[Claim | None]:
+        """Tell who holds each of these sessions."""
+        await trio.lowlevel.checkpoint()
+        return [self._held(session) for session in sessions]
+
+    async def store(self, claim: Claim, serial: int, sealed: bytes) -> StoreOutcome:
+        """Store a checkpoint; see ``SessionBook``."""
+        check_serial(serial)
+        await trio.lowlevel.checkpoint()
+        if len(sealed) > MAX_CHECKPOINT_BYTES:
+            self._drops[Drop.TOO_LONG] += 1
+            return StoreOutcome.TOO_LONG
+        entry = self._entries.get(claim.session)
+        held, stored = entry or (None, None)
+        refused = refusal(held, claim)
+        if refused is not None:
+            return refused
+        if stored is not None and stored.claim == claim and stored.serial > serial:
+            return StoreOutcome.SUPERSEDED
+        self._put(_Entry(claim, StoredCheckpoint(claim=claim, serial=serial, sealed=sealed)))
+        return StoreOutcome.STORED
+
+    async def load(self, claim: Claim) -> StoredCheckpoint | None:
+        """Load the newest checkpoint, for who holds the session."""
+        await trio.lowlevel.checkpoint()
+        entry = self._entries.get(claim.session)
+        return entry.stored if entry is not None and entry.held == claim else None
+
+    async def forget(self, claim: Claim) -> None:
+        """Take a session out, unless it is another's."""
+        await trio.lowlevel.checkpoint()
+        if self._held(claim.session) == claim:
+            self._entries.remove(claim.session)
+
+    def save_token(self, token: str, session: str) -> None:
+        """Note a routing token's session; the oldest goes when there are too many."""
+        self._tokens.put(token, session, SESSION_SECONDS)
+        if len(self._tokens) > _MAX_SAVED_TOKENS:
+            self._tokens.drop_oldest()
+            self._drops[Drop.TABLE_FULL] += 1
+
+    async def find_session(self, token: str) -> str | None:
+        """Find the session of a routing token."""
+        await trio.lowlevel.checkpoint()
+        return self._tokens.get(token)
+
+    def empty(self) -> None:
+        """Forget all, as a store may at any time."""
+        for entry in self._entries.living():
+            self._entries.remove(entry.held.session)
+
+    def _held(self, session: str) -> Claim | None:
+        entry = self._entries.get(session)
+        return None if entry is None else entry.held
+
+    def _put(self, entry: _Entry) -> None:
+        self._entries.put(entry.held.session, entry, SESSION_SECONDS)
+        if len(self._entries) > self._max_sessions:
+            self._entries.drop_oldest()
+            self._drops[Drop.TABLE_FULL] += 1

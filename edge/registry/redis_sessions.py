@@ -1,0 +1,231 @@
+"""The claim book of a fleet, in Redis: see ``sessions`` for its rules, docs/registry.md for keys.
+
+A session is one hash. Each operation is one short script, so it is atomic, and one round trip. The
+script compares plain numbers that stand beside the sealed claim, because Redis has no key to open
+it; what is handed to a caller comes from sealed bytes alone. Who may write to Redis can so fence an
+owner out, as by deleting its records, and can neither become an owner nor make a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha1
+from typing import Final
+
+import msgspec
+
+from edge.errors import Drop, RemoteProtocolError
+from edge.registry.listing import Store
+from edge.registry.protocol import RegistryUnavailable
+from edge.registry.records import MAX_SEALED_BYTES
+from edge.registry.redis_worker import Command, Reply, is_unknown_script
+from edge.registry.sessions import (
+    MAX_CHECKPOINT_BYTES,
+    MAX_EPOCH,
+    MAX_SERIAL,
+    SESSION_SECONDS,
+    Claim,
+    Slot,
+    StoredCheckpoint,
+    StoreOutcome,
+    check_claim,
+    check_serial,
+    is_session,
+)
+
+_MILLISECONDS: Final = int(SESSION_SECONDS * 1000)
+_Argument = str | bytes | int
+
+
+class _TokenRecord(msgspec.Struct, frozen=True):
+    """Where a routing token leads."""
+
+    session: str
+
+
+class _Script:
+    """A script over one key, named by its digest once Redis knows it."""
+
+    def __init__(self, body: str) -> None:
+        self._text = _PRELUDE + body
+        self._digest = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    def command(self, key: str, *arguments: _Argument, full: bool = False) -> Command:
+        """Make the command; ``full`` is for a Redis that has not seen the script yet."""
+        kind, script = ("EVAL", self._text) if full else ("EVALSHA", self._digest)
+        return (kind, script, 1, key, *arguments)
+
+
+# ``epoch`` is 0 where nothing is held. What is in the way counts as nothing.
+_PRELUDE: Final = f"""
+local key, epoch, owner = KEYS[1], 0, ''
+if redis.call('TYPE', key).ok == 'hash' then
+  local held = redis.call('HMGET', key, 'epoch', 'owner')
+  epoch, owner = tonumber(held[1] or 0) or 0, held[2] or ''
+end
+local function bounded(field, most)
+  if epoch == 0 or redis.call('HSTRLEN', key, field) > most then return '' end
+  return redis.call('HGET', key, field) or ''
+end
+local function held() return bounded('claim', {MAX_SEALED_BYTES}) end
+"""
+_CLAIM: Final = _Script("""
+local wanted, by = tonumber(ARGV[1]), ARGV[2]
+if not (epoch == wanted - 1 or (epoch == wanted and owner == by)
+    or (ARGV[4] == '1' and epoch < wanted)) then return held() end
+if epoch == 0 then redis.call('UNLINK', key) end
+redis.call('HSET', key, 'epoch', ARGV[1], 'owner', by, 'claim', ARGV[3])
+redis.call('PEXPIRE', key, ARGV[5])
+return 1
+""")
+_STORE: Final = _Script("""
+local mine, by = tonumber(ARGV[1]), ARGV[2]
+if epoch < mine then return 'lost' end
+if epoch > mine or owner ~= by then return 'fenced' end
+local last = redis.call('HMGET', key, 'written', 'serial')
+if tonumber(last[1] or 0) == mine and (tonumber(last[2] or 0) or 0) > tonumber(ARGV[3]) then
+  return 'superseded'
+end
+redis.call('HSET', key, 'claim', ARGV[4], 'written', ARGV[1], 'writer', by, 'serial', ARGV[3],
+  'checkpoint', ARGV[5])
+redis.call('PEXPIRE', key, ARGV[6])
+return 'stored'
+""")
+_LOAD: Final = _Script(f"""
+if epoch ~= tonumber(ARGV[1]) or owner ~= ARGV[2] then return {{}} end
+return {{bounded('written', 16), bounded('writer', 16), bounded('serial', 16),
+  bounded('checkpoint', {MAX_CHECKPOINT_BYTES})}}
+""")
+_FORGET: Final = _Script("""
+if epoch == tonumber(ARGV[1]) and owner == ARGV[2] then redis.call('UNLINK', key) end
+return 1
+""")
+_OWNER: Final = _Script("return held()")
+
+
+class RedisSessions:
+    """A ``SessionBook`` in the keys of one cluster; made by ``RedisRegistry``."""
+
+    def __init__(
+        self, store: Store, prefix: str, token_names: Callable[[str], Sequence[str]]
+    ) -> None:
+        """``token_names`` hides a token: by the current secret, then by the previous."""
+        self._store = store
+        self._prefix = prefix
+        self._token_names = token_names
+
+    async def claim(self, wanted: Claim, *, anew: bool = False) -> Claim | None:
+        """Claim a session; see ``SessionBook``."""
+        check_claim(wanted)
+        name = self._name(wanted.session)
+        arguments = (wanted.epoch, wanted.owner, self._seal(wanted), int(anew), _MILLISECONDS)
+        (reply,) = await self._run(_CLAIM, [(name, arguments)])
+        return wanted if reply == 1 else self._open(wanted.session, reply)
+
+    async def owner_of(self, session: str) -> Claim | None:
+        """Tell who holds a session."""
+        (held,) = await self.owners_of((session,))
+        return held
+
+    async def owners_of(self, sessions: Sequence[str]) -> Sequence[Claim | None]:
+        """Tell who holds each of these sessions."""
+        asked = [session for session in sessions if is_session(session)]
+        replies = await self._run(_OWNER, [(self._name(session), ()) for session in asked])
+        held = {one: self._open(one, reply) for one, reply in zip(asked, replies, strict=True)}
+        return [held.get(session) for session in sessions]
+
+    async def store(self, claim: Claim, serial: int, sealed: bytes) -> StoreOutcome:
+        """Store a checkpoint; see ``SessionBook``."""
+        check_claim(claim)
+        check_serial(serial)
+        if len(sealed) > MAX_CHECKPOINT_BYTES:
+            self._store.drops[Drop.TOO_LONG] += 1
+            return StoreOutcome.TOO_LONG
+        name = self._name(claim.session)
+        arguments = (claim.epoch, claim.owner, serial, self._seal(claim), sealed, _MILLISECONDS)
+        (reply,) = await self._run(_STORE, [(name, arguments)])
+        return _OUTCOMES.get(reply, StoreOutcome.LOST) if isinstance(reply, bytes) else _LOST
+
+    async def load(self, claim: Claim) -> StoredCheckpoint | None:
+        """Load the newest checkpoint, for who holds the session."""
+        check_claim(claim)
+        name = self._name(claim.session)
+        (reply,) = await self._run(_LOAD, [(name, (claim.epoch, claim.owner))])
+        match reply:
+            case [bytes(written), bytes(writer), bytes(serial), bytes(sealed)] if sealed:
+                return self._checkpoint(claim, written, writer, serial, sealed)
+        return None
+
+    async def forget(self, claim: Claim) -> None:
+        """Take a session out, unless it is another's."""
+        check_claim(claim)
+        await self._run(_FORGET, [(self._name(claim.session), (claim.epoch, claim.owner))])
+
+    def save_token(self, token: str, session: str) -> None:
+        """Queue a routing token's session."""
+        self._store.worker.post(("token", token), partial(self._token_writes, token, session))
+
+    async def find_session(self, token: str) -> str | None:
+        """Find the session of a routing token, by the current secret and by the previous."""
+        names = [self._token_name(name) for name in self._token_names(token)]
+        for lease in await self._store.read(names, _TokenRecord):
+            if lease is not None and lease.record is not None:
+                return lease.record.session
+        return None
+
+    async def _run(
+        self, script: _Script, calls: Sequence[tuple[str, Sequence[_Argument]]]
+    ) -> Sequence[Reply]:
+        worker = self._store.worker
+        replies = await worker.call(*(script.command(key, *rest) for key, rest in calls))
+        if any(is_unknown_script(reply) for reply in replies):
+            # Nothing was done. The first one teaches it to Redis.
+            full = (script.command(key, *rest, full=True) for key, rest in calls)
+            replies = await worker.call(*full)
+        if any(isinstance(reply, Exception) for reply in replies):
+            raise RegistryUnavailable("Redis refuses a script")
+        return replies
+
+    def _name(self, session: str) -> str:
+        return f"{self._prefix}:session:{session}"
+
+    def _token_name(self, hidden: str) -> str:
+        return f"{self._prefix}:token:{hidden}"
+
+    def _token_writes(self, token: str, session: str) -> Sequence[Command]:
+        # Runs in the worker's thread.
+        name = self._token_name(self._token_names(token)[0])
+        return (self._store.write(name, _TokenRecord(session), SESSION_SECONDS),)
+
+    def _seal(self, claim: Claim) -> bytes:
+        return self._store.seal(self._name(claim.session), claim, SESSION_SECONDS)
+
+    def _open(self, session: str, reply: Reply) -> Claim | None:
+        lease = self._store.open(self._name(session), reply, Claim)
+        return None if lease is None else lease.record
+
+    def _checkpoint(
+        self, claim: Claim, written: bytes, writer: bytes, serial: bytes, sealed: bytes
+    ) -> StoredCheckpoint | None:
+        try:
+            author = Claim(
+                session=claim.session,
+                owner=Slot(_number(writer, MAX_EPOCH)),
+                epoch=_number(written, claim.epoch),
+            )
+            number = _number(serial, MAX_SERIAL)
+        except RemoteProtocolError as error:
+            self._store.drops[error.drop] += 1
+            return None
+        return StoredCheckpoint(claim=author, serial=number, sealed=sealed)
+
+
+_LOST: Final = StoreOutcome.LOST
+_OUTCOMES: Final = {outcome.value.encode(): outcome for outcome in StoreOutcome}
+
+
+def _number(text: bytes, most: int) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= most:
+        raise RemoteProtocolError("not the number of an epoch, an owner or a checkpoint")
+    return int(text)

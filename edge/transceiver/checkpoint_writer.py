@@ -1,0 +1,227 @@
+"""When a session writes its checkpoint, and how far it may count meanwhile. No I/O.
+
+A checkpoint is due when something that matters has changed (``change``), when a part of the reserve
+is used, and before the stored one ends; never for a packet. Changes are gathered for a moment, one
+write is under way at a time, and two begin at least ``SPACING_SECONDS`` apart. How much is used is
+looked at now and then, so that twice the present rate would not surprise us.
+
+The rule of the reserve: an heir may find the last checkpoint that was stored, or any begun later
+whose answer is not known. The oldest of these bounds the owner, which must stop (``room``) at the
+end of its reserve. So a session that never began a checkpoint is free, as nobody can take it over,
+and one that was taken over may send nothing before its own first checkpoint is stored: its former
+owner's would lead the next heir to the same numbers.
+
+    if writer.look(used, now=now):              # at ``deadline``
+        serial = writer.begin(used, now=now)    # then snapshot, seal, and store elsewhere
+    writer.end(serial, Answer.STORED, now=now)
+    stream.reserve(writer.room(used).rtp)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from typing import Final
+
+from edge.errors import LocalProtocolError
+from edge.registry.sessions import SESSION_SECONDS, StoreOutcome
+from edge.webrtc.reserve import OWNER_USES, RENEW_AFTER, Reserve
+
+CHANGE_SECONDS: Final = 0.25
+"""How long a usual change waits for others."""
+SPACING_SECONDS: Final = 0.05
+REFRESH_SECONDS: Final = SESSION_SECONDS / 3
+FIRST_LOOK_SECONDS: Final = 1.0
+SHORTEST_LOOK_SECONDS: Final = 0.25
+LONGEST_LOOK_SECONDS: Final = 5.0
+FIRST_PAUSE: Final = 0.1  # seconds after a failure; each next one is twice as long
+LAST_PAUSE: Final = 2.0
+
+UNLIMITED: Final = Reserve(2**48, 2**48, 2**48, 2**48)
+
+
+class Answer(Enum):
+    """What is known of a write that is over."""
+
+    STORED = "stored"
+    REFUSED = "refused"
+    """It was certainly not stored."""
+    UNKNOWN = "unknown"
+    """The registry could not be reached: it may have been, or may still be."""
+
+    @classmethod
+    def of(cls, outcome: StoreOutcome) -> Answer:
+        """Read the registry's answer."""
+        return cls.STORED if outcome is StoreOutcome.STORED else cls.REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStatistics:
+    """Counts since the start."""
+
+    begun: int
+    stored: int
+    failed: int
+    longest: float
+    """Seconds that the slowest write that was stored took."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    serial: int
+    used: Reserve
+    begun: float
+    exact: bool = False
+
+
+class CheckpointWriter:
+    """One session's policy. ``used`` is the next number of each kind; ``now`` is monotonic."""
+
+    def __init__(
+        self,
+        *,
+        now: float,
+        owner_uses: Reserve = OWNER_USES,
+        renew_after: Reserve = RENEW_AFTER,
+    ) -> None:
+        self._owner_uses = owner_uses
+        self._renew_after = renew_after
+        self._limit = UNLIMITED
+        self._frozen = False
+        self._writing: _Write | None = None
+        self._stored: Reserve | None = None
+        self._serial = 0
+        self._due = inf
+        self._not_before = now
+        self._refresh_at = inf
+        self._look_at = inf
+        self._looked: tuple[Reserve, float] | None = None
+        self._pause = FIRST_PAUSE
+        self._begun = self._counted = self._failed = 0
+        self._longest = 0.0
+
+    @classmethod
+    def for_heir(cls, used: Reserve, *, now: float) -> CheckpointWriter:
+        """Start where a session was taken over: nothing may be sent, and a write is due."""
+        writer = cls(now=now)
+        writer._limit = used
+        writer._due = now
+        return writer
+
+    @property
+    def deadline(self) -> float:
+        """When ``look`` wants to be called; ``math.inf`` while a write is under way."""
+        if self._writing is not None:
+            return inf
+        return min(max(self._due, self._not_before), self._refresh_at, self._look_at)
+
+    def change(self, *, now: float, within: float = CHANGE_SECONDS) -> None:
+        """Note that something matters; it is written within so many seconds, 0 for at once."""
+        self._due = min(self._due, now + within)
+
+    def look(self, used: Reserve, *, now: float) -> bool:
+        """Whether a write is due; also looks how fast the reserve is being used."""
+        if self._writing is not None:
+            return False
+        if now >= self._refresh_at or self._is_used(used):
+            self._due = min(self._due, now)
+        self._plan_look(used, now)
+        return now >= max(self._due, self._not_before)
+
+    def begin(self, used: Reserve, *, now: float) -> int:
+        """Note that a checkpoint of now is being written; returns its serial number.
+
+        Raises LocalProtocolError while another one is under way.
+        """
+        if self._writing is not None or self._frozen:
+            raise LocalProtocolError("one checkpoint at a time, and none after the last")
+        return self._begin(used, now, exact=False)
+
+    def freeze(self, used: Reserve, *, now: float) -> int:
+        """Begin the last checkpoint, an exact one for a planned hand-over; returns its number.
+
+        From now on nothing may be used any more, whatever becomes of it or of another write that
+        is under way. ``look`` is true until it is stored: ``freeze`` again, with the same numbers.
+        """
+        self._frozen = True
+        self._limit = used
+        return self._begin(used, now, exact=True)
+
+    def end(self, serial: int, answer: Answer, *, now: float) -> None:
+        """Note what became of a write; nothing but the one under way counts."""
+        write = self._writing
+        if write is None or write.serial != serial:
+            return
+        limit = self._limit_of(write)
+        self._writing = None
+        if answer is Answer.STORED:
+            self._note_stored(write, now)
+            return
+        self._failed += 1
+        if answer is Answer.UNKNOWN:
+            self._limit = limit
+        self.change(now=now, within=self._pause)
+        self._pause = min(2 * self._pause, LAST_PAUSE)
+
+    def room(self, used: Reserve) -> Reserve:
+        """How many more of each kind may be used now; at 0 the owner must stop."""
+        write = self._writing
+        return used.left_of(self._limit if write is None else self._limit_of(write))
+
+    def statistics(self) -> WriterStatistics:
+        """Count."""
+        return WriterStatistics(self._begun, self._counted, self._failed, self._longest)
+
+    def _begin(self, used: Reserve, now: float, *, exact: bool) -> int:
+        self._serial += 1
+        self._begun += 1
+        self._writing = _Write(self._serial, used, now, exact)
+        self._due = self._refresh_at = inf
+        self._not_before = now + SPACING_SECONDS
+        return self._serial
+
+    def _limit_of(self, write: _Write) -> Reserve:
+        """The limit while it is not known whether a write was stored."""
+        return write.used.plus(self._owner_uses) if self._limit == UNLIMITED else self._limit
+
+    def _note_stored(self, write: _Write, now: float) -> None:
+        self._counted += 1
+        self._longest = max(self._longest, now - write.begun)
+        self._stored = write.used
+        self._refresh_at = write.begun + REFRESH_SECONDS
+        self._pause = FIRST_PAUSE
+        if write.exact:
+            self._look_at = self._refresh_at = inf
+        else:
+            self._limit = write.used.plus(self._owner_uses)
+            self._plan_look(write.used, now)
+
+    def _is_used(self, used: Reserve) -> bool:
+        stored = self._stored
+        return (
+            stored is not None
+            and not self._frozen
+            and used.left_of(stored.plus(self._renew_after)).least == 0
+        )
+
+    def _plan_look(self, used: Reserve, now: float) -> None:
+        if self._stored is None or self._frozen:
+            return
+        pause = FIRST_LOOK_SECONDS
+        if self._looked is not None and now > self._looked[1]:
+            before, at = self._looked
+            left = used.left_of(self._stored.plus(self._renew_after))
+            pause = _seconds_until_used(before, used, left) * (now - at) / 2
+        self._looked = used, now
+        self._look_at = now + min(max(pause, SHORTEST_LOOK_SECONDS), LONGEST_LOOK_SECONDS)
+
+
+def _seconds_until_used(before: Reserve, used: Reserve, left: Reserve) -> float:
+    """In how many intervals like the last one what is left is used; infinite for none."""
+    kinds = zip(_numbers(before), _numbers(used), _numbers(left), strict=True)
+    return min((rest / (now - then) for then, now, rest in kinds if now > then), default=inf)
+
+
+def _numbers(reserve: Reserve) -> tuple[int, int, int, int]:
+    return reserve.rtp, reserve.rtcp, reserve.dtls, reserve.tsn

@@ -1,0 +1,34 @@
+"""More calls than a transceiver can carry: it refuses, and running calls notice nothing."""
+
+from __future__ import annotations
+
+import trio
+
+from edge.client.load import open_load
+from edge.client.load_test import LoadPlan, LoadTest
+from edge.http.problem import Cause
+from tests.support.edges import SERVE, metric
+from tests.support.processes import edge
+
+SESSIONS, RAMP = 150, 75.0
+"""Calls offered, and how many a second: far more than ``MAX_LOAD`` lets in."""
+MAX_LOAD = "0.15"
+"""Of a processor; low, so that the machine that plays the clients has time to spare."""
+
+
+async def test_calls_are_refused_before_the_running_ones_suffer() -> None:
+    limits = {"EDGE_TRANSCEIVER_MAX_LOAD": MAX_LOAD, "EDGE_TRANSCEIVER_ENGINE": "pure"}
+    async with edge(*SERVE, env=limits) as server, open_load() as load:
+        plan = LoadPlan(urls=(server.http,), sessions=SESSIONS, ramp=RAMP, duration=1.0)
+        report = await LoadTest(plan, load).run(trio.Event())
+        refused = report.failed.get("the server answered 503", 0)
+        assert report.failed == {"the server answered 503": refused}
+        assert report.connected >= 5
+        assert refused >= SESSIONS / 10
+        assert report.connected + refused == SESSIONS
+        assert report.lost <= report.sent / 100
+        assert report.longest_hole_ms <= 100
+        counted = await metric(
+            server.http, rf'edge_http_refusals_total\{{cause="{Cause.OVERLOADED.value}"\}}'
+        )
+        assert counted == refused

@@ -1,0 +1,65 @@
+"""Owners, heirs, delays and lost answers at random: no epoch and no index is ever used twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import trio
+
+from edge.registry.memory import MemoryRegistry
+from edge.transceiver.checkpoint_writer import CheckpointWriter
+from edge.webrtc.reserve import RENEW_AFTER, Reserve
+from tests.support.handover_world import World
+
+
+async def run_worlds(seeds: range, steps: int) -> Counter[str]:
+    happened: Counter[str] = Counter()
+    for seed in seeds:
+        world = World(MemoryRegistry(clock=lambda: 0.0).sessions, seed)
+        await world.run(steps)
+        happened += world.happened
+    return happened
+
+
+def test_no_epoch_and_no_index_is_used_twice_whatever_comes_between() -> None:
+    happened = trio.run(run_worlds, range(40), 1_200)
+    for event in (
+        *("opened", "taken over", "taken over exactly", "stored", "fenced", "given up", "lost"),
+        *("stopped", "stood still", "fenced by a store", "packets"),
+    ):
+        assert happened[event] > 0, f"nothing tested: {event}"
+
+
+# Each rule is needed: without it, the same worlds go wrong.
+
+
+def test_a_registry_that_does_not_compare_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.registry.memory_sessions.grants", lambda *_, anew: True)
+    with pytest.raises(AssertionError):
+        trio.run(run_worlds, range(40), 1_200)
+
+
+def test_a_zombie_that_stores_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.registry.memory_sessions.refusal", lambda held, claim: None)
+    with pytest.raises(AssertionError):
+        trio.run(run_worlds, range(40), 1_200)
+
+
+def test_an_heir_that_skips_too_little_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.handover_world.HEIR_SKIPS", RENEW_AFTER)
+    with pytest.raises(AssertionError, match="used twice"):
+        trio.run(run_worlds, range(40), 1_200)
+
+
+def test_an_heir_that_speaks_before_it_has_stored_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hasty(used: Reserve, *, now: float) -> CheckpointWriter:
+        writer = CheckpointWriter(now=now)
+        writer.change(now=now)
+        return writer
+
+    monkeypatch.setattr(CheckpointWriter, "for_heir", hasty)
+    with pytest.raises(AssertionError, match="used twice"):
+        trio.run(run_worlds, range(40), 1_200)

@@ -1,0 +1,67 @@
+"""Session claims and checkpoints in memory; the contract is ``tests.support.session_contract``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from edge.errors import Drop
+from edge.registry.memory import MemoryRegistry
+from edge.registry.memory_sessions import MemorySessions
+from edge.registry.sessions import SESSION_SECONDS, Claim, SessionBook, Slot, StoreOutcome
+from tests.support.session_contract import CONTRACT, FIRST, who_was_forgotten_may_claim_anew
+
+
+@pytest.mark.parametrize("body", CONTRACT, ids=lambda body: body.__name__)
+async def test_contract(body: Callable[[SessionBook], Awaitable[None]]) -> None:
+    await body(MemoryRegistry().sessions)
+
+
+async def test_who_was_forgotten_may_claim_anew() -> None:
+    book = MemoryRegistry().sessions
+
+    async def empty() -> None:
+        book.empty()
+
+    await who_was_forgotten_may_claim_anew(book, empty)
+
+
+async def test_a_claim_lives_as_long_as_it_is_written(autojump_clock: MockClock) -> None:
+    book = MemoryRegistry().sessions
+    await book.claim(FIRST)
+    await trio.sleep(SESSION_SECONDS - 1)
+    assert await book.store(FIRST, 1, b"one") is StoreOutcome.STORED
+    await trio.sleep(SESSION_SECONDS - 1)
+    assert await book.load(FIRST) is not None
+    await trio.sleep(2)
+    assert await book.owner_of(FIRST.session) is None
+    assert await book.store(FIRST, 2, b"two") is StoreOutcome.LOST
+
+
+async def test_the_oldest_session_gives_way() -> None:
+    drops: Counter[Drop] = Counter()
+    book = MemorySessions(trio.current_time, drops, max_sessions=2)
+    for name in ("a", "b", "c"):
+        await book.claim(Claim(session=name, owner=Slot(1), epoch=1))
+    held = await book.owners_of(["a", "b", "c"])
+    assert [one is not None for one in held] == [False, True, True]
+    assert drops == {Drop.TABLE_FULL: 1}
+
+
+async def test_a_token_leads_to_its_session(autojump_clock: MockClock) -> None:
+    book = MemoryRegistry().sessions
+    book.save_token("ufrag", "rtc_a")
+    assert await book.find_session("ufrag") == "rtc_a"
+    assert await book.find_session("other") is None
+    await trio.sleep(SESSION_SECONDS)
+    assert await book.find_session("ufrag") is None
+
+
+async def test_a_clusters_sessions_are_its_own() -> None:
+    one = MemoryRegistry(cluster=1)
+    await one.sessions.claim(FIRST)
+    assert await one.beside(2).sessions.owner_of(FIRST.session) is None

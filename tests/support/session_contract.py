@@ -1,0 +1,151 @@
+"""What every ``SessionBook`` must do; the same bodies run in memory and on a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import pytest
+import trio
+
+from edge.errors import LocalProtocolError
+from edge.registry.sessions import (
+    MAX_CHECKPOINT_BYTES,
+    MAX_EPOCH,
+    MAX_SERIAL,
+    Claim,
+    SessionBook,
+    Slot,
+    StoredCheckpoint,
+    StoreOutcome,
+)
+
+OWNER: Final = Slot(7)
+HEIR: Final = Slot(8)
+FIRST: Final = Claim(session="rtc_a", owner=OWNER, epoch=1)
+SECOND: Final = FIRST.next_of(HEIR)
+
+
+async def an_epoch_is_granted_once(book: SessionBook) -> None:
+    assert await book.owner_of("rtc_a") is None
+    assert await book.claim(SECOND) is None, "there is nothing to take over"
+    assert await book.claim(FIRST) == FIRST
+    assert await book.claim(FIRST) == FIRST, "the answer may have been lost"
+    assert await book.claim(Claim(session="rtc_a", owner=HEIR, epoch=1)) == FIRST
+    assert await book.claim(FIRST.next_of(HEIR).next_of(OWNER)) == FIRST, "no epoch is left out"
+    assert await book.claim(SECOND) == SECOND
+    assert await book.claim(FIRST.next_of(Slot(9))) == SECOND
+    assert await book.claim(FIRST) == SECOND
+    other = Claim(session="rtc_b", owner=OWNER, epoch=1)
+    assert await book.claim(other) == other
+    held = await book.owners_of(["rtc_b", "rtc_c", "not a name", "rtc_a"])
+    assert list(held) == [other, None, None, SECOND]
+    assert await book.owners_of([]) == []
+
+
+async def of_many_who_claim_at_once_one_is_granted(book: SessionBook) -> None:
+    await book.claim(FIRST)
+    answers: list[tuple[Claim, Claim | None]] = []
+
+    async def claim(wanted: Claim) -> None:
+        answers.append((wanted, await book.claim(wanted)))
+
+    async with trio.open_nursery() as nursery:
+        for slot in range(10, 30):
+            nursery.start_soon(claim, FIRST.next_of(Slot(slot)))
+    assert sum(wanted == held for wanted, held in answers) == 1
+    assert len({held for _, held in answers}) == 1, "all are told who"
+
+
+async def a_checkpoint_is_there_for_the_next_owner(book: SessionBook) -> None:
+    await book.claim(FIRST)
+    assert await book.load(FIRST) is None
+    assert await book.store(FIRST, 1, b"one") is StoreOutcome.STORED
+    assert await book.store(FIRST, 2, b"two") is StoreOutcome.STORED
+    assert await book.load(SECOND) is None, "not before the claim"
+    assert await book.load(FIRST) == StoredCheckpoint(claim=FIRST, serial=2, sealed=b"two")
+    await book.claim(SECOND)
+    assert await book.load(FIRST) is None
+    assert await book.load(SECOND) == StoredCheckpoint(claim=FIRST, serial=2, sealed=b"two")
+    assert await book.store(SECOND, 1, b"three") is StoreOutcome.STORED, "each counts for himself"
+    assert await book.load(SECOND) == StoredCheckpoint(claim=SECOND, serial=1, sealed=b"three")
+
+
+async def a_former_owner_stores_nothing(book: SessionBook) -> None:
+    await book.claim(FIRST)
+    await book.store(FIRST, 1, b"one")
+    await book.claim(SECOND)
+    assert await book.store(FIRST, 2, b"zombie") is StoreOutcome.FENCED
+    rival = Claim(session="rtc_a", owner=Slot(9), epoch=2)
+    assert await book.store(rival, 9, b"rival") is StoreOutcome.FENCED
+    await book.forget(FIRST)
+    await book.forget(rival)
+    assert await book.load(SECOND) == StoredCheckpoint(claim=FIRST, serial=1, sealed=b"one")
+
+
+async def of_one_owners_checkpoints_the_newest_stays(book: SessionBook) -> None:
+    await book.claim(FIRST)
+    assert await book.store(FIRST, MAX_SERIAL, b"new") is StoreOutcome.STORED
+    assert await book.store(FIRST, MAX_SERIAL - 1, b"late") is StoreOutcome.SUPERSEDED
+    assert await book.store(FIRST, MAX_SERIAL, b"again") is StoreOutcome.STORED
+    stored = await book.load(FIRST)
+    assert stored == StoredCheckpoint(claim=FIRST, serial=MAX_SERIAL, sealed=b"again")
+
+
+async def a_session_that_is_forgotten_is_gone(book: SessionBook) -> None:
+    await book.claim(FIRST)
+    await book.store(FIRST, 1, b"one")
+    await book.forget(FIRST)
+    await book.forget(FIRST)
+    assert await book.owner_of("rtc_a") is None
+    assert await book.store(FIRST, 2, b"late") is StoreOutcome.LOST
+    assert await book.claim(SECOND) is None
+    assert await book.load(FIRST) is None
+
+
+async def who_was_forgotten_may_claim_anew(
+    book: SessionBook, empty: Callable[[], Awaitable[None]]
+) -> None:
+    await book.claim(FIRST)
+    await book.claim(SECOND)
+    await empty()
+    assert await book.store(SECOND, 1, b"one") is StoreOutcome.LOST
+    anew = SECOND.next_of(HEIR)
+    assert await book.claim(anew) is None
+    assert await book.claim(anew, anew=True) == anew
+    assert await book.store(anew, 1, b"one") is StoreOutcome.STORED
+    assert await book.claim(SECOND, anew=True) == anew, "never back"
+    await empty()
+    await book.claim(FIRST)  # as a store does that has fallen back to an old copy
+    assert await book.store(anew, 2, b"two") is StoreOutcome.LOST
+    assert await book.claim(anew.next_of(HEIR), anew=True) == anew.next_of(HEIR)
+
+
+async def sizes_and_names_have_limits(book: SessionBook) -> None:
+    await book.claim(FIRST)
+    await book.store(FIRST, 1, bytes(MAX_CHECKPOINT_BYTES))
+    assert await book.store(FIRST, 2, bytes(MAX_CHECKPOINT_BYTES + 1)) is StoreOutcome.TOO_LONG
+    stored = await book.load(FIRST)
+    assert stored is not None
+    assert (stored.serial, len(stored.sealed)) == (1, MAX_CHECKPOINT_BYTES)
+    for session, owner, epoch in (
+        *(("", OWNER, 1), ("a b", OWNER, 1), ("a" * 81, OWNER, 1), ("rtc_a\n", OWNER, 1)),
+        *(("rtc_a", Slot(0), 1), ("rtc_a", OWNER, 0), ("rtc_a", OWNER, MAX_EPOCH + 1)),
+    ):
+        with pytest.raises(LocalProtocolError):
+            await book.claim(Claim(session=session, owner=owner, epoch=epoch))
+    for serial in (0, MAX_SERIAL + 1):
+        with pytest.raises(LocalProtocolError):
+            await book.store(FIRST, serial, b"")
+    assert await book.owner_of("a b") is None
+
+
+CONTRACT: Final = (
+    an_epoch_is_granted_once,
+    of_many_who_claim_at_once_one_is_granted,
+    a_checkpoint_is_there_for_the_next_owner,
+    a_former_owner_stores_nothing,
+    of_one_owners_checkpoints_the_newest_stays,
+    a_session_that_is_forgotten_is_gone,
+    sizes_and_names_have_limits,
+)
