@@ -145,6 +145,7 @@ def top(
 @click.option("--max-setup-ms", type=click.FloatRange(1.0), metavar="MS",
               help="Exit code 1 when the setup of more than 5 % of the calls takes longer."
               )  # fmt: skip
+@click.option("--channel", is_flag=True, help="Open a data channel in every call as well.")
 @_as_json
 def load_test(
     urls: Sequence[str],
@@ -155,6 +156,7 @@ def load_test(
     api_key_file: Path | None,
     max_loss: float,
     max_setup_ms: float | None,
+    channel: bool,
     as_json: bool,
 ) -> None:
     """Make echo calls to an edge and tell how they fare.
@@ -173,6 +175,7 @@ def load_test(
         duration=duration,
         frame_seconds=int(frame_ms) / 1000,
         api_key=_api_key(api_key_file),
+        channel=channel,
     )
     with show_progress(plan) as look:
         report = trio.run(run_load_test, plan, look)

@@ -43,7 +43,7 @@ from edge.metric_names import FAMILIES, HISTOGRAMS
 from edge.registry.directory import DirectoryStatistics
 from edge.registry.protocol import RegistryStatistics
 from edge.relay import RelayStatistics
-from edge.tcp_packets import TcpStatistics
+from edge.tcp_connections import TcpStatistics
 from edge.transceiver.admission import Admission
 from edge.transceiver.client_channels import ChannelCounts
 from edge.transceiver.losses import Losses

@@ -20,9 +20,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
 from typing import Final, Protocol
 
 import trio
@@ -31,19 +29,15 @@ from edge.address import Address
 from edge.errors import Drop, LocalProtocolError, RemoteProtocolError
 from edge.mmsg import Endpoint, to_endpoint
 from edge.packets import Waits
+from edge.tcp_connections import Connection, TcpLimits, TcpStatistics, network_of
 from edge.ticks import open_timer
-from edge.wire.framing import FrameQueue, FrameReader, encode_frame
+from edge.wire.framing import encode_frame
 
-BACKLOG: Final = 1_024
-SEND_BUFFER_BYTES: Final = 16_384
-"""Of the kernel, for each connection. Linux doubles it; what is older than a second is no audio."""
 READ_BYTES: Final = 2_048
 """What is taken of a connection at once: at most some 200 frames."""
 READY: Final = 64
 """Connections that are looked at in one go."""
 ACCEPTS: Final = 16
-QUEUE_FRAMES: Final = 64
-"""Frames that wait for one connection: a second of audio."""
 MAX_STRANGERS: Final = 256
 """Connections that no transceiver has answered yet; over it the oldest is closed."""
 HOUSEKEEPING_SECONDS: Final = 0.5
@@ -60,42 +54,6 @@ class Pollable(Protocol):
 
     def fileno(self) -> int:
         """Its descriptor."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcpLimits:
-    """What connections may take."""
-
-    connections: int = 1_000
-    per_address: int = 100
-    """Connections of one client address; of IPv6, of one /64."""
-    first_seconds: float = 5.0
-    """Until the first frame, and then until its answer."""
-    idle_seconds: float = 60.0
-    """How long a connection stays to which nothing is sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class TcpStatistics:
-    """How many connections there are now, and were since the start."""
-
-    connections: int
-    strangers: int
-    """Those of them that no transceiver has answered yet."""
-    accepted: int
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class _Connection:
-    socket: socket.socket
-    endpoint: Endpoint
-    network: str
-    deadline: float
-    admitted: bool = False
-    blocked: bool = False
-    """The kernel takes no more: we wait for room."""
-    reader: FrameReader = field(default_factory=FrameReader)
-    queue: FrameQueue = field(default_factory=lambda: FrameQueue(QUEUE_FRAMES))
 
 
 class TcpPacketSocket:
@@ -122,9 +80,9 @@ class TcpPacketSocket:
         self._epoll = select.epoll()
         self._epoll.register(listener, select.EPOLLIN)
         self._paused = False
-        self._by_descriptor: dict[int, _Connection] = {}
-        self._by_endpoint: dict[bytes, _Connection] = {}
-        self._strangers: dict[bytes, _Connection] = {}
+        self._by_descriptor: dict[int, Connection] = {}
+        self._by_endpoint: dict[bytes, Connection] = {}
+        self._strangers: dict[bytes, Connection] = {}
         self._networks: Counter[str] = Counter()
         self._drops: Counter[Drop] = Counter()
         self._accepted = 0
@@ -207,7 +165,7 @@ class TcpPacketSocket:
                 batch += [(each, connection.endpoint) for each in self._read(connection)]
         return batch
 
-    def _read(self, connection: _Connection) -> list[bytes]:
+    def _read(self, connection: Connection) -> list[bytes]:
         try:
             data = connection.socket.recv(READ_BYTES)
             frames = connection.reader.receive(data)
@@ -226,7 +184,7 @@ class TcpPacketSocket:
             connection.deadline = self._clock() + self._limits.first_seconds
         return frames
 
-    def _refuse(self, connection: _Connection, drop: Drop) -> list[bytes]:
+    def _refuse(self, connection: Connection, drop: Drop) -> list[bytes]:
         self._drops[drop] += 1
         self._close(connection)
         return []
@@ -254,7 +212,7 @@ class TcpPacketSocket:
             self._drops[Drop.QUEUE_FULL] += 1
         return (connection.blocked or self._flush(connection)) and kept
 
-    def _flush(self, connection: _Connection) -> bool:
+    def _flush(self, connection: Connection) -> bool:
         """Write what the kernel takes; False when the connection is gone."""
         queue = connection.queue
         try:
@@ -291,7 +249,7 @@ class TcpPacketSocket:
                 sock.close()
 
     def _enter(self, sock: socket.socket, address: Address) -> None:
-        endpoint, network = to_endpoint(address), _network(address[0])
+        endpoint, network = to_endpoint(address), network_of(address[0])
         if self._is_full(network) or endpoint in self._by_endpoint:
             self._drops[Drop.TABLE_FULL] += 1
             sock.close()
@@ -300,7 +258,7 @@ class TcpPacketSocket:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._epoll.register(sock, select.EPOLLIN)
         deadline = self._clock() + self._limits.first_seconds
-        connection = _Connection(sock, endpoint, network, deadline)
+        connection = Connection(sock, endpoint, network, deadline)
         self._by_descriptor[sock.fileno()] = self._by_endpoint[endpoint] = connection
         self._strangers[endpoint] = connection
         self._networks[network] += 1
@@ -316,7 +274,7 @@ class TcpPacketSocket:
             is_full = False
         return is_full
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         """Forget a connection; closing a socket takes it out of its epoll."""
         if self._by_endpoint.pop(connection.endpoint, None) is None:
             return
@@ -326,30 +284,3 @@ class TcpPacketSocket:
         if not self._networks[connection.network]:
             del self._networks[connection.network]
         connection.socket.close()
-
-
-def bind_tcp(address: Address) -> socket.socket:
-    """Make a listening, non-blocking TCP socket; port 0 takes a free one. Raises OSError.
-
-    As with ``bind_udp``, an IPv6 socket serves IPv6 alone.
-    """
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _network(host: str) -> str:
-    """What a limit for one address holds to: an IPv6 client has a /64."""
-    ip = ip_address(host)
-    return host if ip.version == 4 else ip.packed[:8].hex()

@@ -14,23 +14,53 @@ import msgspec
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.support.interop import ROWS, Row  # noqa: E402
+from tests.support.interop import ROWS, ClientRow, Row  # noqa: E402
 
-TESTS: Final = ("tests/browser/test_variants.py", "tests/real/test_aiortc.py")
-SELECTION: Final = "every_offer or offers_of"
+TESTS: Final = (
+    "tests/browser/test_plain_client.py",
+    "tests/browser/test_sdk_agents.py",
+    "tests/browser/test_sdk_pipecat.py",
+    "tests/browser/test_sdk_whip.py",
+    "tests/browser/test_variants.py",
+    "tests/real/test_aiortc.py",
+    "tests/real/test_node_clients.py",
+    "tests/real/test_openai.py",
+)
+SELECTION: Final = "every_offer or offers_of or sdk or plain or stack or sideband_hears"
 PAGE: Final = ROOT / "docs" / "interop.md"
 
 HEAD: Final = """\
 # Interop
 
-What stock clients offer, and how their calls went, one call each on loopback or (Firefox) across a
-virtual link. Written by `scripts/interop` from the same tests that run in CI
-(`{tests}`): do not edit.
+What stock clients do with an edge, each unmodified, on loopback or (Firefox) across a virtual link.
+Written by `scripts/interop` from the same tests that run in CI: do not edit.
+{tests}
 
-"ok" means: connected, audio came back where the client listens and none where it does not, a data
-channel is open where the row says so, and the session ended when the client closed. The DTLS role
-is ours. The setup time runs in the client from the POST of the offer to `connected`; the first call
-of a process is slower than the others.
+## Clients
+
+| client | version | media | channel | restart | setup ms | round trips to media | to the channel |
+|---|---|---|---|---|---|---|---|
+"""
+
+NOTES: Final = """
+- The setup time runs in the client from the POST of the offer to `connected`.
+- Round trips are counted from the client's first datagram on, by a proxy that holds every datagram
+  for 100 ms: the time until the first RTP packet, or until the client says that its channel is
+  open, divided by 200 ms. What is over a whole number is the client's own computing and timers.
+- "by PATCH" is an ICE restart as in WHIP, on a call that was opened in OpenAI's dialect. The
+  packages never restart ICE: `@openai/agents-realtime` gives a call up, Pipecat's opens another.
+- `@eyevinn/whip-web-client` trickles by PATCH and names the session by `ETag` where RFC 9725 has
+  `If-Match`; both are taken. With audio alone it trickles nothing (it takes the mid 0 for none).
+- Pipecat's runs with its `WavMediaManager`: its default one loads a script from the network. Its
+  channel `chat` carries the session's events like `oai-events`.
+- werift takes a quarter of a second even where nothing is held back; where it spends that was not
+  looked into, so its round trips may be timers rather than turns.
+
+## Offers
+
+One call each. "ok" means: connected, audio came back where the client listens and none where it
+does not, and the session ended when the client closed. The DTLS role is ours; the setup time as
+above, the first call of a process is slower than the others.
 
 | client | version | what | result | SRTP profile | DTLS role | setup ms |
 |---|---|---|---|---|---|---|
@@ -44,8 +74,9 @@ TAIL: Final = """
 - Data channels open wherever the offer puts them, first or last. Video is not served: a section
   that the offer puts first carries the BUNDLE and is accepted, idle; the others are rejected.
 - aiortc counts the transports of rejected sections: its `connectionState` stays `connecting` while
-  the audio flows, and its channel waits for them as well, but for max-bundle. With max-bundle (not its default) it takes the candidates of the last section
-  only, so that a rejected section behind the audio leaves it without any: it never connects.
+  the audio flows, and its data channel waits for them for ever. With max-bundle (not its default)
+  neither is so, but it takes the candidates of the last section only: with a rejected section
+  behind all that is served it never connects.
 - Muting a track, `replaceTrack(null)` and a call that hears nothing keep the session. `pc.close()`
   ends it within milliseconds by close_notify. A closed tab says nothing in Chromium: the session
   ends when consent runs out, 30 s later by default.
@@ -65,15 +96,28 @@ def main() -> int:
 
 def render(lines: list[bytes]) -> str:
     """The whole page."""
-    rows = [msgspec.json.decode(line, type=Row) for line in lines]
-    return HEAD.format(tests="`, `".join(TESTS)) + "".join(map(_line, rows)) + TAIL
+    rows = [msgspec.json.decode(line, type=Row | ClientRow) for line in lines]
+    clients = [_client_line(row) for row in rows if isinstance(row, ClientRow)]
+    offers = [_line(row) for row in rows if isinstance(row, Row)]
+    head = HEAD.format(tests="".join(f"\n- `{test}`" for test in TESTS))
+    return "".join((head, *clients, NOTES, *offers, TAIL))
+
+
+def _client_line(row: ClientRow) -> str:
+    trips = (_figure(each, 1) for each in (row.trips_to_media, row.trips_to_channel))
+    shown = (row.media, row.channel, row.restart)
+    cells = (row.client, row.version, *shown, _figure(row.setup_ms), *trips)
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _figure(value: float | None, digits: int = 0) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _line(row: Row) -> str:
     profile = row.srtp.removeprefix("SRTP_")
-    setup = "" if row.setup_ms is None else f"{row.setup_ms:.0f}"
-    cells = (row.client, row.version, row.what, row.result, profile, row.role, setup)
-    return f"| {' | '.join(cells)} |\n"
+    cells = (row.client, row.version, row.what, row.result, profile, row.role)
+    return f"| {' | '.join((*cells, _figure(row.setup_ms)))} |\n"
 
 
 if __name__ == "__main__":

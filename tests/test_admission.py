@@ -10,7 +10,14 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.transceiver.admission import RESUME, SETTLE_SECONDS, Admission, LoopReading, Overloaded
+from edge.transceiver.admission import (
+    MOST_LATE,
+    RESUME,
+    SETTLE_SECONDS,
+    Admission,
+    LoopReading,
+    Overloaded,
+)
 from edge.transceiver.load import INTERVAL_SECONDS, LoopMeter, watch_load
 from tests.support.edge_net import open_edge
 from tests.support.net import open_network
@@ -80,12 +87,22 @@ def test_full_load_is_noticed_within_four_seconds_and_a_hiccup_is_not_taken_for_
     assert room.overloaded
 
 
-def test_a_long_stall_counts_for_as_long_as_it_took() -> None:
+def test_one_stop_however_long_is_no_overload() -> None:
     room = admission()
     loop = Loop(room)
-    loop.at += 1.1
-    room.observe(LoopReading(loop.at, 0.0, 1.0))
-    assert room.lag_seconds == pytest.approx(1 - math.exp(-1.1 / SETTLE_SECONDS))
+    loop.at += 60.0
+    room.observe(LoopReading(loop.at, 0.0, 59.9))
+    weight = 1 - math.exp(-MOST_LATE / SETTLE_SECONDS)
+    assert room.lag_seconds == pytest.approx(weight * MOST_LATE)
+    assert not room.overloaded
+
+
+def test_stall_after_stall_is() -> None:
+    room = admission()
+    loop = Loop(room)
+    for _ in range(2):
+        loop.at += 1.1
+        room.observe(LoopReading(loop.at, 0.0, 1.0))
     assert room.overloaded
 
 

@@ -146,6 +146,7 @@ def test_failures_are_repeated_ever_more_slowly() -> None:
     for _ in range(7):
         assert writer.look(START, now=now)
         writer.end(writer.begin(START, now=now), Answer.UNKNOWN, now=now)
+        writer.change(now=now, within=0.0)
         pauses.append(round(writer.deadline - now, 3))
         now = writer.deadline
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
@@ -180,10 +181,11 @@ def test_who_freezes_says_nothing_more() -> None:
     writer.end(last, Answer.UNKNOWN, now=1.1)
     assert not writer.look(at(1_000), now=1.15)
     assert writer.deadline == pytest.approx(1.2)
-    assert writer.look(at(1_000), now=1.2)
+    now = writer.deadline
+    assert writer.look(at(1_000), now=now)
     with pytest.raises(LocalProtocolError):
-        writer.begin(at(1_000), now=1.2)
-    again = writer.freeze(at(1_000), now=1.2)
+        writer.begin(at(1_000), now=now)
+    again = writer.freeze(at(1_000), now=now)
     assert again > last
     writer.end(again, Answer.STORED, now=1.3)
     assert writer.room(at(1_000)).rtp == 0

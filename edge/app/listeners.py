@@ -31,7 +31,8 @@ from edge.ready import StartupError
 from edge.registry.protocol import RelayListener
 from edge.relay import Relay
 from edge.routing import FlowTable
-from edge.tcp_packets import Admits, TcpLimits, TcpPacketSocket, bind_tcp
+from edge.tcp_connections import TcpLimits, bind_tcp
+from edge.tcp_packets import Admits, TcpPacketSocket
 from edge.token import TokenSealer
 from edge.wire.stun import MessageClass, peek, peek_username
 

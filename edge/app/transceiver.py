@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
@@ -30,6 +30,7 @@ from edge.transceiver.call_ids import slot_of
 from edge.transceiver.load import watch_loop
 from edge.transceiver.service import Environment, Transceiver
 from edge.webrtc.certificate import DtlsCertificate
+from edge.webrtc.offload import MediaOffload
 
 CODECS: Final = (
     AudioFormat("opus", 48_000),
@@ -75,8 +76,13 @@ async def open_transceiver(base: Base) -> AsyncIterator[tuple[Transceiver, Addre
         if isinstance(backend, FramesBackend):
             base.metrics.add_backend(backend.statistics)
         base.metrics.add_datagrams(datagrams.statistics)
-        async with running(transceiver.run, partial(watch_loop, transceiver.admission)):
+        watch = partial(watch_loop, transceiver.admission, rested=_rested(offload))
+        async with running(transceiver.run, watch):
             yield transceiver, datagrams.address
+
+
+def _rested(offload: MediaOffload | None) -> Callable[[], float]:
+    return float if offload is None else lambda: offload.rested
 
 
 @asynccontextmanager

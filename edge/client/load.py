@@ -20,6 +20,7 @@ import trio
 
 from edge.address import Address
 from edge.client.caller import Caller
+from edge.client.channel import CallerChannel
 from edge.client.http import request
 from edge.client.journal import FRAME_SECONDS, CallStatistics, SetupTimes
 from edge.webrtc.certificate import DtlsCertificate
@@ -27,6 +28,7 @@ from edge.webrtc.certificate import DtlsCertificate
 TICK: Final = 0.001
 MAX_SLEEP: Final = 0.010
 """Of the clock task, in seconds; a new deadline is seen after this time at the latest."""
+CHANNEL_LABEL: Final = "oai-events"
 CONNECT_SECONDS: Final = 15.0
 MAX_DATAGRAM: Final = 2_048
 BATCH: Final = 256
@@ -179,10 +181,11 @@ class LoadClient:
 class Load:
     """Calls that share their tasks and their certificate. Made by ``open_load``."""
 
-    def __init__(self, *, frame_seconds: float = FRAME_SECONDS) -> None:
+    def __init__(self, *, frame_seconds: float = FRAME_SECONDS, channel: bool = False) -> None:
         self.calls: list[LoadClient] = []
         self.send_errors = 0
         self._frame_seconds = frame_seconds
+        self._channel = channel
         self._certificate = DtlsCertificate.generate()
         self._poll = select.epoll()
         self._sockets: dict[int, tuple[socket.socket, LoadClient]] = {}
@@ -203,7 +206,10 @@ class Load:
         CallRefused, or trio.TooSlowError after ``CONNECT_SECONDS``.
         """
         caller = Caller(
-            self._certificate, now=trio.current_time(), frame_seconds=self._frame_seconds
+            self._certificate,
+            now=trio.current_time(),
+            frame_seconds=self._frame_seconds,
+            channel=CallerChannel(CHANNEL_LABEL, snap=True) if self._channel else None,
         )
         url = urljoin(http_url, "/v1/realtime/calls")
         headers = (("Content-Type", "application/sdp"), *headers)
@@ -290,12 +296,15 @@ class Load:
 
 
 @asynccontextmanager
-async def open_load(*, frame_seconds: float = FRAME_SECONDS) -> AsyncGenerator[Load]:
+async def open_load(
+    *, frame_seconds: float = FRAME_SECONDS, channel: bool = False
+) -> AsyncGenerator[Load]:
     """Run the two tasks while the block runs; all calls are closed at its end.
 
-    One packet holds ``frame_seconds`` of audio: 0.01, 0.02, 0.04 or 0.06.
+    One packet holds ``frame_seconds`` of audio: 0.01, 0.02, 0.04 or 0.06. With ``channel`` every
+    call opens a data channel as well.
     """
-    load = Load(frame_seconds=frame_seconds)
+    load = Load(frame_seconds=frame_seconds, channel=channel)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(load.receive)

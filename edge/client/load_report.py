@@ -47,6 +47,8 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     setup_ms: Percentiles
     """From the POST to the end of the DTLS handshake."""
     first_echo_ms: Percentiles
+    channel_ms: Percentiles
+    """From the POST to an open data channel, where there is one."""
     round_trip_ms: Percentiles
 
 
@@ -102,6 +104,7 @@ def summarize(
         answer_ms=percentiles(call.setup.answered for call in calls),
         setup_ms=percentiles(call.setup.secured for call in calls),
         first_echo_ms=percentiles(call.setup.first_echo for call in calls),
+        channel_ms=percentiles(call.setup.opened for call in calls),
         round_trip_ms=percentiles(trip for call in calls for trip in call.round_trips),
     )
 
@@ -124,6 +127,7 @@ def table(report: LoadReport) -> str:
     rows = (
         ("SDP answer", report.answer_ms),
         ("setup (DTLS done)", report.setup_ms),
+        *([("channel open", report.channel_ms)] if report.channel_ms else []),
         ("first echo", report.first_echo_ms),
         ("round trip", report.round_trip_ms),
     )

@@ -37,6 +37,8 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for which all calls speak, after the last one was opened."""
     frame_seconds: float = 0.02
     api_key: str = ""
+    channel: bool = False
+    """Whether every call opens a data channel as well."""
 
     @property
     def seconds(self) -> float:
@@ -117,7 +119,8 @@ class LoadTest:
 async def run_load_test(plan: LoadPlan, look: Callable[[LoadTest], None]) -> LoadReport:
     """Run a plan; ``look`` is called now and then. SIGINT and SIGTERM end it early."""
     stop = trio.Event()
-    async with open_load(frame_seconds=plan.frame_seconds) as load, trio.open_nursery() as nursery:
+    loading = open_load(frame_seconds=plan.frame_seconds, channel=plan.channel)
+    async with loading as load, trio.open_nursery() as nursery:
         test = LoadTest(plan, load)
         nursery.start_soon(_watch_signals, stop)
         nursery.start_soon(_watch_progress, test, look)

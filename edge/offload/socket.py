@@ -22,8 +22,8 @@ from edge.mmsg import (
 from edge.offload._native import Plane
 from edge.webrtc.offload import Hear, Heard, RtpKeys, RtpOffload
 
-YIELD: Final = 0.0015
-"""Seconds after which other tasks have their turn. Trio's own part of a tick is 15 to 25 us."""
+TICKS_A_TURN: Final = 2
+"""Ticks after which other tasks have their turn. Trio's own part of a tick is 15 to 25 us."""
 
 
 class MediaSocket(DatagramSocket):
@@ -35,8 +35,9 @@ class MediaSocket(DatagramSocket):
     def __init__(self, sock: socket.socket, *, clock: Callable[[], float], seed: int) -> None:
         super().__init__(sock)
         self.heard: Sequence[Heard] = ()
+        self.rested = 0.0
         self._clock = clock
-        self._yielded = 0.0
+        self._ticks = 0
         self._endpoint_bytes = ENDPOINT_BYTES[sock.family]
         self._plane = Plane(sock.fileno(), self._endpoint_bytes, seed)
         self._relays: dict[Address, Endpoint] = {}
@@ -65,14 +66,17 @@ class MediaSocket(DatagramSocket):
         if not self._load.busy or self._more:
             await super()._wait()
             return
-        if self._clock() - self._yielded >= YIELD:
+        self._ticks += 1
+        if self._ticks >= TICKS_A_TURN:
+            self._ticks = 0
             await trio.lowlevel.checkpoint()
-            self._yielded = self._clock()
         if self._socket.fileno() < 0:
             raise trio.ClosedResourceError
-        rest = self._load.rest(self._clock())
+        now = trio.current_time()
+        rest = self._load.rest(now)
         if rest > 0:
             self._plane.rest(rest)
+            self.rested += trio.current_time() - now
         else:
             await super()._wait()
 

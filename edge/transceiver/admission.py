@@ -12,6 +12,7 @@ SETTLE_SECONDS: Final = 2.0
 """Time constant of the means: a garbage collection is no overload, a neighbour's build is."""
 RESUME: Final = 0.85
 """Part of a limit under which calls are taken again: less coming and going at the limit."""
+MOST_LATE: Final = 0.3  # seconds
 RETRY_SECONDS: Final = 2.0
 
 
@@ -84,14 +85,19 @@ class Admission:
         self._last: LoopReading | None = None
 
     def observe(self, reading: LoopReading) -> None:
-        """Take a reading; they may come at any distance, a late one counts for longer."""
+        """Take a reading; they may come at any distance, a late one counts for longer.
+
+        But no single one is more than MOST_LATE: a process that was stopped, or whose machine was,
+        can take calls when it goes on.
+        """
         last, self._last = self._last, reading
         if last is None or reading.at <= last.at:
             return
         elapsed = reading.at - last.at
-        weight = 1.0 - exp(-elapsed / SETTLE_SECONDS)
+        late = min(reading.late_seconds, MOST_LATE)
+        weight = 1.0 - exp(-min(elapsed, MOST_LATE) / SETTLE_SECONDS)
         self.busy += weight * ((reading.busy_seconds - last.busy_seconds) / elapsed - self.busy)
-        self.lag_seconds += weight * (reading.late_seconds - self.lag_seconds)
+        self.lag_seconds += weight * (late - self.lag_seconds)
         self.overloaded = self._strain() >= (RESUME if self.overloaded else 1.0)
 
     def check(self, sessions: int, *, draining: bool) -> None:

@@ -146,6 +146,7 @@ class CheckpointWriter:
         """
         self._frozen = True
         self._limit = used
+        self._look_at = inf
         return self._begin(used, now, exact=True)
 
     def end(self, serial: int, answer: Answer, *, now: float) -> None:
@@ -161,7 +162,7 @@ class CheckpointWriter:
         self._failed += 1
         if answer is Answer.UNKNOWN:
             self._limit = limit
-        self.change(now=now, within=self._pause)
+        self._due = self._not_before = now + self._pause
         self._pause = min(2 * self._pause, LAST_PAUSE)
 
     def room(self, used: Reserve) -> Reserve:
@@ -189,21 +190,17 @@ class CheckpointWriter:
         self._counted += 1
         self._longest = max(self._longest, now - write.begun)
         self._stored = write.used
-        self._refresh_at = write.begun + REFRESH_SECONDS
         self._pause = FIRST_PAUSE
         if write.exact:
-            self._look_at = self._refresh_at = inf
-        else:
-            self._limit = write.used.plus(self._owner_uses)
-            self._plan_look(write.used, now)
+            return
+        self._refresh_at = write.begun + REFRESH_SECONDS
+        self._limit = write.used.plus(self._owner_uses)
+        self._plan_look(write.used, now)
 
     def _is_used(self, used: Reserve) -> bool:
-        stored = self._stored
-        return (
-            stored is not None
-            and not self._frozen
-            and used.left_of(stored.plus(self._renew_after)).least == 0
-        )
+        if self._stored is None or self._frozen:
+            return False
+        return used.left_of(self._stored.plus(self._renew_after)).least == 0
 
     def _plan_look(self, used: Reserve, now: float) -> None:
         if self._stored is None or self._frozen:

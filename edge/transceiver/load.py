@@ -21,10 +21,14 @@ log = structlog.get_logger()
 
 
 class LoopMeter(trio.abc.Instrument):
-    """Adds up the time that Trio's loop spends waiting."""
+    """Adds up the time that Trio's loop spends waiting.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    ``rested`` tells how much of the other time one of its tasks has slept, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float], rested: Callable[[], float] = float) -> None:
         self._clock = clock
+        self._rested = rested
         self._since = clock()
         self._waited = 0.0
 
@@ -38,14 +42,17 @@ class LoopMeter(trio.abc.Instrument):
 
     def busy_seconds(self) -> float:
         """Time that was not spent waiting, since any fixed moment."""
-        return self._clock() - self._waited
+        return self._clock() - self._waited - self._rested()
 
 
 async def watch_loop(
-    admission: Admission, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    admission: Admission,
+    *,
+    rested: Callable[[], float] = float,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Keep ``admission`` informed about the loop that we run in, until cancelled."""
-    meter = LoopMeter(trio.current_time)
+    meter = LoopMeter(trio.current_time, rested)
     trio.lowlevel.add_instrument(meter)
     try:
         task_status.started()

@@ -53,6 +53,9 @@ window.edge = {
   get turn() {
     return { now: turns.turn, interruptions: turns.interruptions };
   },
+  get events() {
+    return call.events;
+  },
   get call() {
     return { id: call.id, ice: call.ice, dtls: call.dtls, error: call.error?.message ?? null };
   },
@@ -91,10 +94,26 @@ function render() {
   setText("talk-label", LIVE.includes(state) ? "Hang up" : INVITATIONS[state]);
   setBadge("ice", call.ice);
   setBadge("dtls", call.dtls);
+  setBadge("channel", call.channel);
+  renderEvents(call.events);
   renderClock();
   setText("call-id", call.id || "–");
   showError(call.error?.message ?? "", call.error?.needsKey ?? false);
   renderSetup(call.setup);
+}
+
+function renderEvents(events) {
+  const lines = events.map(({ type, count, seconds }) => {
+    const line = document.createElement("li");
+    const time = document.createElement("time");
+    const name = document.createElement("span");
+    time.textContent = `${seconds.toFixed(1)} s`;
+    name.textContent = count > 1 ? `${type} × ${count}` : type;
+    line.append(time, name);
+    return line;
+  });
+  $("events").replaceChildren(...lines.reverse());
+  $("no-events").hidden = events.length > 0;
 }
 
 function setText(id, text) {

@@ -5,7 +5,10 @@ const AUDIO_POLL_MS = 10;
 const CLOCK_RATE = 48000; // of decoded samples in getStats()
 
 // The setup's steps in order; each is reached at so many milliseconds after the microphone opened.
-export const STEPS = ["offer", "answer", "ice", "dtls", "audio"];
+export const STEPS = ["offer", "answer", "ice", "dtls", "channel", "audio"];
+
+const EVENTS_LABEL = "oai-events";
+const MOST_EVENTS = 50; // kept for the page
 
 export class CallError extends Error {
   constructor(message, { needsKey = false } = {}) {
@@ -20,6 +23,8 @@ export class Call extends EventTarget {
   id = "";
   ice = "new";
   dtls = "new";
+  channel = "new";
+  events = []; // of the edge, the oldest first: {type, count, seconds}, equal neighbours counted
   setup = Object.fromEntries(STEPS.map((step) => [step, null]));
   stats = {};
   error = null;
@@ -65,6 +70,8 @@ export class Call extends EventTarget {
     this.#change({ state: "connecting" });
 
     const peer = (this.#peer = new RTCPeerConnection()); // the answer names the relay: no STUN server
+    // As OpenAI's client does, before the track is added.
+    this.#followChannel(peer.createDataChannel(EVENTS_LABEL));
     const sender = peer.addTrack(microphone.getAudioTracks()[0], microphone);
     this.#follow(peer);
     await peer.setLocalDescription();
@@ -98,6 +105,25 @@ export class Call extends EventTarget {
       if (this.dtls === "connected") this.#reach("dtls");
       if (this.dtls === "closed" && !this.#over) this.#end("ended");
     };
+  }
+
+  #followChannel(channel) {
+    this.#change({ channel: channel.readyState });
+    channel.onopen = () => {
+      this.#reach("channel");
+      this.#change({ channel: channel.readyState });
+    };
+    channel.onclose = () => this.#change({ channel: channel.readyState });
+    channel.onmessage = ({ data }) => this.#noteEvent(data);
+  }
+
+  #noteEvent(data) {
+    const type = typeOf(data);
+    const last = this.events.at(-1);
+    if (last?.type === type) last.count++;
+    else this.events.push({ type, count: 1, seconds: this.seconds ?? 0 });
+    this.events.splice(0, this.events.length - MOST_EVENTS);
+    this.#change({});
   }
 
   #onConnection(state) {
@@ -156,7 +182,8 @@ export class Call extends EventTarget {
     this.#peer?.close();
     if (this.microphone) stopTracks(this.microphone);
     const dtls = this.dtls === "new" ? "new" : "closed";
-    this.#change({ state, error, dtls, ice: this.#peer ? "closed" : "new" });
+    const channel = this.channel === "new" ? "new" : "closed";
+    this.#change({ state, error, dtls, channel, ice: this.#peer ? "closed" : "new" });
   }
 
   #change(fields) {
@@ -169,6 +196,14 @@ export class Call extends EventTarget {
     if (!this.#peer || this.#over) return;
     const reports = [...(await this.#peer.getStats()).values()];
     if (!this.#over) this.stats = summary(reports, this.stats);
+  }
+}
+
+function typeOf(data) {
+  try {
+    return String(JSON.parse(data).type ?? "?").slice(0, 80);
+  } catch {
+    return "?";
   }
 }
 

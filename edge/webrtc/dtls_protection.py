@@ -93,6 +93,9 @@ class WriterSnapshot(msgspec.Struct, frozen=True):
     sequence: int
     """The next record number."""
 
+    def __repr__(self) -> str:
+        return f"WriterSnapshot(sequence={self.sequence}, ...)"
+
 
 class RecordWriter:
     """Protects what we write, each record under the next number."""
@@ -153,6 +156,9 @@ class ReaderSnapshot(msgspec.Struct, frozen=True):
     highest: int
     seen: bytes
     """The window's bit mask, big-endian, as it has over 64 bits."""
+
+    def __repr__(self) -> str:
+        return f"ReaderSnapshot(highest={self.highest}, ...)"
 
 
 class RecordReader:

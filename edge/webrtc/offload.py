@@ -92,6 +92,8 @@ class MediaOffload(Protocol):
 
     heard: Sequence[Heard]
     """What came with the last batch, in order."""
+    rested: float
+    """Seconds that the socket has slept on the loop's time, in all."""
 
     def open_stream(self, keys: RtpKeys, hear: Hear) -> RtpOffload:
         """Make a session's place in it; to be closed."""

@@ -158,8 +158,7 @@ async def open_scene(
         environment = {"EDGE_HTTP_API_KEYS": KEY, "EDGE_HTTP_CORS_ORIGINS": origin, **(env or {})}
         server = await stack.enter_async_context(edge(*serve, *flags, env=environment))
         await wait_ready(server.http)
-        browser = await stack.enter_async_context(firefox(inside) if inside else chromium())
-        page = await browser.new_page()
+        page = await _open_page(stack, inside)
         await page.before_load(WATCH)
         await page.goto(f"{origin}/")
         try:
@@ -168,3 +167,9 @@ async def open_scene(
             error.add_note("\n".join(["the page says:", *page.console, *page.exceptions]))
             raise
         assert not page.exceptions
+
+
+async def _open_page(stack: AsyncExitStack, inside: Namespace | None) -> Page:
+    if inside is not None:
+        return await (await stack.enter_async_context(firefox(inside))).new_page()
+    return await (await stack.enter_async_context(chromium())).new_page()

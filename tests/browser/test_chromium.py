@@ -28,6 +28,9 @@ async def test_a_person_hears_the_echo_within_two_seconds(tmp_path: Path) -> Non
         await page.wait_until("window.edge.stats.sentLoss === 0", seconds=8.0)
         shown = await page.evaluate("document.getElementById('sent-quality').textContent", str)
         assert shown.startswith("0.0 % lost, jitter ")
+        events = await page.evaluate("document.getElementById('events').innerText", str)
+        assert "session.created" in events
+        assert await page.evaluate("document.getElementById('channel').textContent", str) == "open"
         picture = tmp_path / "talking.png"
         await page.screenshot(trio.Path(picture))
         assert picture.stat().st_size > 10_000

@@ -7,7 +7,7 @@ import msgspec
 import trio
 
 from tests.support.edges import SERVE, wait_sessions
-from tests.support.interop import Row, opposite, record
+from tests.support.interop import ClientRow, Row, opposite, record
 from tests.support.processes import child, edge
 
 VARIANTS = {
@@ -101,8 +101,23 @@ async def test_every_offer_of_aiortc_is_served() -> None:
             if not heard or report.role != role:
                 failures.append((what, code, report))
             note(what, report, heard)
+            if what == "audio, data channel" and heard:
+                note_client(report)
         await wait_sessions(server.http, 0)
     assert not failures
+
+
+def note_client(report: Report) -> None:
+    setup = None if report.setup_ms is None else round(report.setup_ms)
+    record(
+        ClientRow(
+            client="aiortc",
+            version=version("aiortc"),
+            media="Opus",
+            channel="opens",
+            setup_ms=setup,
+        )
+    )
 
 
 def note(what: str, report: Report, heard: bool) -> None:

@@ -32,6 +32,12 @@ async def test_all_calls_are_echoed() -> None:
         assert report.sent >= 200
         assert (report.lost, report.duplicates, report.rejected) == (0, 0, 0)
 
+        code, out, err = await load_test(*quick, "--channel", "--json")
+        assert (code, err) == (0, "")
+        report = msgspec.json.decode(out, type=LoadReport)
+        assert 0 < report.channel_ms["p50"] >= report.setup_ms["p50"]
+        assert (report.lost, report.rejected) == (0, 0)
+
         code, out, err = await load_test(*quick, "--frame-ms", "60", "--max-setup-ms", "1")
         assert code == 1
         assert "5 of 5 calls" in out

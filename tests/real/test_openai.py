@@ -16,6 +16,7 @@ from openai import OpenAI
 from edge.client.caller import Caller
 from edge.webrtc.certificate import DtlsCertificate
 from tests.support.edges import wait_ready
+from tests.support.interop import ClientRow, record
 from tests.support.processes import FLEET_SECRET, Edge, edge
 from tests.support.redis_server import running_redis
 
@@ -178,6 +179,7 @@ def watch_call(at_owner: OpenAI, elsewhere: OpenAI) -> None:
 async def test_a_sideband_hears_and_says(client_of: Clients) -> None:
     async with serving() as server:
         await in_thread(partial(watch_call, client_of(server), client_of(server)))
+    record(ClientRow(client="openai", version=openai.__version__, channel="sideband, both ways"))
 
 
 async def test_a_sideband_needs_the_calls_own_key(client_of: Clients) -> None:

@@ -14,14 +14,8 @@ from edge.datagram import bind_udp
 from edge.errors import Drop
 from edge.mmsg import to_endpoint
 from edge.packets import KernelPacketSocket
-from edge.tcp_packets import (
-    MAX_STRANGERS,
-    QUEUE_FRAMES,
-    TcpLimits,
-    TcpPacketSocket,
-    TcpStatistics,
-    bind_tcp,
-)
+from edge.tcp_connections import QUEUE_FRAMES, TcpLimits, TcpStatistics, bind_tcp
+from edge.tcp_packets import MAX_STRANGERS, TcpPacketSocket
 from edge.wire.framing import FrameReader, encode_frame
 
 HELLO = b"let me in"

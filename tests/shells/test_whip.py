@@ -48,6 +48,15 @@ async def test_candidates_are_taken_politely() -> None:
     assert service.generation == 0
 
 
+async def test_the_tag_may_come_as_in_the_drafts() -> None:
+    async with client_of(make_app(FakeService(), HttpConfig())) as client:
+        tag = (await client.post("/whip", content=OFFER, headers=SDP)).headers["etag"]
+        for etag, status in ((tag, 204), ('"other"', 412)):
+            headers = {"Content-Type": FRAGMENT, "ETag": etag}
+            answer = await client.patch("/whip/rtc_1", content=CANDIDATE, headers=headers)
+            assert answer.status_code == status
+
+
 async def test_a_restart_gives_new_credentials_and_a_new_tag() -> None:
     service = FakeService()
     async with client_of(make_app(service, HttpConfig())) as client:

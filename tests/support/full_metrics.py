@@ -15,7 +15,7 @@ from edge.metrics import Metrics
 from edge.registry.directory import Directory
 from edge.registry.memory import MemoryRegistry
 from edge.relay import RelayStatistics
-from edge.tcp_packets import TcpStatistics
+from edge.tcp_connections import TcpStatistics
 from edge.transceiver.admission import Admission
 from edge.transceiver.client_channels import ChannelCounts
 from edge.transceiver.losses import Losses

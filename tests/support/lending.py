@@ -220,6 +220,7 @@ class FakePlane:
     """``MediaOffload`` of such ones."""
 
     heard: Sequence[Heard] = ()
+    rested: float = 0.0
     streams: list[FakeOffload] = field(default_factory=list)
 
     def open_stream(self, keys: RtpKeys, hear: Hear) -> FakeOffload:
