@@ -39,7 +39,6 @@ from edge.ready import Role
 Key = NewType("Key", str)
 """``section.key``."""
 
-PCM_FORMATS: Final = ("pcm16/8000", "pcm16/16000", "pcm16/24000", "pcm16/48000")
 
 CUSTOM_HEADERS: Final = ("region", "country", "latitude", "longitude", "address")
 """What a front's header may tell; ``geo.NAME_header`` says which."""

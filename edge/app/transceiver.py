@@ -28,7 +28,8 @@ from edge.registry.protocol import TransceiverRecord
 from edge.signaling import create_app
 from edge.transceiver.call_ids import slot_of
 from edge.transceiver.load import watch_loop
-from edge.transceiver.service import Environment, Transceiver
+from edge.transceiver.maker import Environment
+from edge.transceiver.service import Transceiver
 from edge.webrtc.certificate import DtlsCertificate
 from edge.webrtc.offload import MediaOffload
 

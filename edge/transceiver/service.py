@@ -22,42 +22,31 @@ import trio
 
 from edge.address import Address, mask_address
 from edge.backends.protocol import (
-    AnswersSession,
     AudioFormat,
     Backend,
     Call,
     CallQuality,
-    EchoesMessages,
 )
 from edge.config import AudioConfig, TransceiverConfig
 from edge.datagram import Datagrams
 from edge.errors import Drop, EndReason, RemoteProtocolError
 from edge.geo import Place, candidates, pick
 from edge.registry.protocol import RelayRecord, Slot
-from edge.session_config import decode_session
 from edge.token import TokenSealer
 from edge.transceiver.admission import Admission, Opener, Overloaded, TooManySessions
 from edge.transceiver.call_ids import make_call_id
 from edge.transceiver.client_channels import ChannelCounts
-from edge.transceiver.dialect import Dialect
 from edge.transceiver.events import Holder
-from edge.transceiver.leash import SessionLimits
 from edge.transceiver.losses import Losses, LossTally
+from edge.transceiver.maker import Environment, SessionMaker
 from edge.transceiver.paths import PathTable
 from edge.transceiver.playout import Pacer
 from edge.transceiver.session import Session
 from edge.webrtc.certificate import DtlsCertificate
-from edge.webrtc.channels import Channels
-from edge.webrtc.dtls import Dtls
-from edge.webrtc.ice import IceCredentials, IceLite
-from edge.webrtc.media import Media
+from edge.webrtc.ice import IceCredentials
 from edge.webrtc.nack import Repair
 from edge.webrtc.offload import MediaOffload
-from edge.webrtc.peer import Peer
-from edge.webrtc.sctp import Association
-from edge.webrtc.sctp_state import SctpConfig
-from edge.webrtc.streams import SendStream
-from edge.wire.sdp import Negotiated, decode_offer, encode_answer, negotiate
+from edge.wire.sdp import decode_offer, encode_answer, negotiate
 from edge.wire.sdp_fragment import encode_fragment
 from edge.wire.spp import Path, decode_path, split
 from edge.wire.stun import MessageClass, peek, peek_username
@@ -82,15 +71,6 @@ class RelayDirectory(Protocol):
 
     def hint_stale(self) -> None:
         """Ask for an early refresh."""
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """Time and randomness, injected: a monotonic and a Unix clock in seconds, random bytes."""
-
-    clock: Callable[[], float]
-    unix: Callable[[], float]
-    entropy: Callable[[int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +128,20 @@ class Transceiver:
         self._config = config
         self._audio = audio or AudioConfig()
         self._environment = environment
-        self._observe_setup = observe_setup
-        self._observe_quality = observe_quality
         self._offload = offload
         self._pacer = Pacer(environment.clock, hold=datagrams.hold, flush=datagrams.flush)
+        self._maker = SessionMaker(
+            backend=backend,
+            certificate=certificate,
+            config=config,
+            audio=self._audio,
+            environment=environment,
+            pacer=self._pacer,
+            send=datagrams.send_framed,
+            offload=offload,
+            observe_setup=observe_setup,
+            observe_quality=observe_quality,
+        )
         self._losses = LossTally()
         self._repairs: Counter[Repair] = Counter()
         self._channel_counts = ChannelCounts()
@@ -202,7 +192,7 @@ class Transceiver:
         codec = AudioFormat(negotiated.audio.name, negotiated.audio.clock_rate)
         call_id = make_call_id(self.slot, self._environment.entropy)
         call = Call(call_id, self._backend.wants(codec), session)
-        opened, ssrc = self._make_session(call, codec, negotiated, credentials, opener)
+        opened, ssrc = self._maker.make(call, codec, negotiated, credentials, opener)
         best = candidates(pick(relays, place, cluster=self._cluster, session=call.session))
         answer = encode_answer(
             negotiated,
@@ -336,101 +326,6 @@ class Transceiver:
         expiry = int(self._environment.unix() + self._config.max_session_seconds) + TOKEN_MARGIN
         return self._sealer.seal(self.slot, self._cluster, expiry, self._nonce)
 
-    def _make_session(
-        self,
-        call: Call,
-        codec: AudioFormat,
-        negotiated: Negotiated,
-        credentials: IceCredentials,
-        opener: Opener,
-    ) -> tuple[Session, int]:
-        now = self._environment.clock()
-        entropy = self._environment.entropy
-        ssrc = int.from_bytes(entropy(4), "big") or 1
-        ice = IceLite(
-            credentials,
-            IceCredentials(negotiated.remote_ice.ufrag, negotiated.remote_ice.password),
-            tie_breaker=int.from_bytes(entropy(8), "big"),
-            entropy=entropy,
-            now=now,
-            consent_timeout=self._config.consent_timeout_seconds,
-        )
-        mid_extension = (
-            None if negotiated.mid_extension is None else (negotiated.mid_extension, negotiated.mid)
-        )
-        stream = SendStream(
-            ssrc,
-            negotiated.audio.payload_type,
-            negotiated.audio.clock_rate,
-            # Half of the number space is left before the first roll-over (RFC 3711, 3.3.1).
-            first_index=int.from_bytes(entropy(2), "big") >> 1,
-            first_timestamp=int.from_bytes(entropy(4), "big"),
-            mid_extension=mid_extension,
-        )
-        channels = self._make_channels(negotiated)
-        peer = Peer(
-            ice=ice,
-            dtls=Dtls(
-                self._certificate, role=negotiated.dtls_role, fingerprints=negotiated.fingerprints
-            ),
-            media=Media(
-                stream,
-                cname=call.session,
-                ntp_offset=self._environment.unix() - now,
-                now=now,
-                red_payload_type=None if negotiated.red is None else negotiated.red.payload_type,
-                nack=negotiated.nack,
-            ),
-            channels=channels,
-            sctp_init=None if negotiated.channels is None else negotiated.channels.sctp.init,
-        )
-        session = Session(
-            call,
-            peer,
-            self._backend,
-            self._pacer,
-            self._datagrams.send_framed,
-            codec=codec,
-            audio=self._audio,
-            clock=self._environment.clock,
-            limits=SessionLimits(
-                setup_seconds=self._config.setup_timeout_seconds,
-                session_seconds=self._config.max_session_seconds,
-                idle_seconds=self._config.max_idle_seconds,
-                playout_seconds=self._config.playout_queue_seconds,
-            ),
-            dialect=self._make_dialect(call),
-            opener=opener,
-            mid=negotiated.mid,
-            sends=negotiated.sends,
-            echo_messages=isinstance(self._backend, EchoesMessages)
-            and self._backend.echoes_messages,
-            offload=self._offload,
-            observe_setup=self._observe_setup,
-            observe_quality=self._observe_quality,
-        )
-        return session, ssrc
-
-    def _make_channels(self, negotiated: Negotiated) -> Channels | None:
-        if negotiated.channels is None:
-            return None
-        sctp = negotiated.channels.sctp
-        return Channels(
-            Association(
-                entropy=self._environment.entropy, config=SctpConfig(remote_port=sctp.port)
-            ),
-            dtls_client=negotiated.dtls_role == "active",
-            remote_max_message_size=sctp.max_message_bytes,
-        )
-
-    def _make_dialect(self, call: Call) -> Dialect:
-        backend = self._backend
-        return Dialect(
-            call.session,
-            decode_session(call.session_config) if call.session_config else {},
-            backend_answers=isinstance(backend, AnswersSession) and backend.answers_session,
-        )
-
     async def _start_sessions(self, nursery: trio.Nursery) -> None:
         try:
             async for token, session in self._arrivals:
@@ -540,10 +435,6 @@ class Transceiver:
         self._per_key[key] -= 1
         if not self._per_key[key]:
             del self._per_key[key]
-
-
-def _echoes(backend: Backend) -> bool:
-    return isinstance(backend, EchoesMessages) and backend.echoes_messages
 
 
 def _milliseconds(seconds: float) -> float | None:

@@ -20,7 +20,8 @@ from edge.geo import Place, Point
 from edge.registry.protocol import RelayListener, RelayRecord, Slot
 from edge.token import TokenKey, TokenSealer
 from edge.transceiver.admission import Overloaded
-from edge.transceiver.service import Environment, Transceiver
+from edge.transceiver.maker import Environment
+from edge.transceiver.service import Transceiver
 from edge.webrtc.certificate import DtlsCertificate
 from edge.webrtc.ice import IceCredentials
 from tests.support.net import VirtualNetwork

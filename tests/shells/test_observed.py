@@ -33,8 +33,8 @@ async def test_setups_and_round_trips_are_observed(autojump_clock: Clock) -> Non
         open_network(link=Link(latency=ONE_WAY / 2)) as network,
         open_edge(network) as edge,
     ):
-        edge.transceivers[0]._observe_setup = setups.append
-        edge.transceivers[0]._observe_quality = qualities.append
+        edge.transceivers[0]._maker._observe_setup = setups.append
+        edge.transceivers[0]._maker._observe_quality = qualities.append
         async with edge.call() as phone:
             await phone.connected()
             # The check, our ClientHello, their flight, ours, and their Finished.

@@ -26,7 +26,8 @@ from edge.registry.protocol import RelayRecord, TransceiverRecord
 from edge.relay import Relay
 from edge.routing import FlowTable
 from edge.token import TokenKey, TokenSealer
-from edge.transceiver.service import Environment, OpenedCall, Transceiver
+from edge.transceiver.maker import Environment
+from edge.transceiver.service import OpenedCall, Transceiver
 from edge.webrtc.certificate import DtlsCertificate
 from edge.webrtc.offload import MediaOffload
 from tests.support.net import Network
