@@ -1,8 +1,8 @@
 """What the dialects have in common: how a call is opened, found, and reached where it is.
 
-A call runs in one transceiver. Requests about it may reach any other, which finds the owner by the
-call's id and passes them on. Redirecting would not do: clients do not take their key along to
-another address, and the owner's may not be reachable for them.
+A call runs in one transceiver at a time. Requests about it may reach any other, which finds the
+owner (``owners``) and passes them on. Redirecting would not do: clients do not take their key along
+to another address, and the owner's may not be reachable for them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 from starlette.requests import HTTPConnection, Request
@@ -23,6 +24,7 @@ from edge.http.body import laid_over, read_body
 from edge.http.forward import HOP_HEADER, forward
 from edge.http.keys import Principal, principal_of
 from edge.http.limits import Limits
+from edge.http.owners import Owners
 from edge.http.problem import Cause, Problem, retry_after
 from edge.http.secrets import ClientSecret, SecretSealer
 from edge.registry.protocol import RegistryUnavailable
@@ -101,8 +103,7 @@ class Fleet:
     """``(name, seconds)``: True for the first to claim it; raises RegistryUnavailable."""
     release: Callable[[str], Awaitable[None]]
     """Give a claim back."""
-    owner_url: Callable[[str], str | None]
-    """Where the signaling of the transceiver is that a call id names; None: not elsewhere."""
+    owners: Owners
 
 
 class Calls:
@@ -157,16 +158,19 @@ class Calls:
         self, request: Request, call_id: str, act: Callable[[str], Response], *, body: bytes = b""
     ) -> Response:
         """Do something about a call, here or in the transceiver that has it."""
-        if url := self.elsewhere(request, call_id):
+        if url := await self.elsewhere(request, call_id):
             return await forward(request, url, body)
         self.check(request, call_id)
         return act(call_id)
 
-    def elsewhere(self, request: HTTPConnection, call_id: str) -> str | None:
-        """Where the transceiver is that has this call, if it is another one."""
-        if HOP_HEADER in request.headers or self.service.opener_of(call_id) is not None:
-            return None
-        return self.fleet.owner_url(call_id)
+    async def elsewhere(self, request: HTTPConnection, call_id: str) -> str | None:
+        """Where the transceiver is that has this call, if it is another one.
+
+        Raises a 503 Problem while that can not be told, or nobody has it.
+        """
+        is_here = partial(self._is_here, call_id)
+        last_hop = HOP_HEADER in request.headers
+        return await self.fleet.owners.find(call_id, is_here, last_hop=last_hop)
 
     def check(self, request: HTTPConnection, call_id: str) -> None:
         """Raise a 404 Problem unless who asks has such a call here."""
@@ -180,6 +184,9 @@ class Calls:
 
     def _address(self, request: Request) -> str:
         return client_address(request.headers, _peer(request), self._geography)
+
+    def _is_here(self, call_id: str) -> bool:
+        return self.service.opener_of(call_id) is not None
 
     async def _claim(self, secret: ClientSecret) -> None:
         """Let a client secret be used once, where the configuration says so."""

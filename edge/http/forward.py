@@ -1,7 +1,8 @@
 """Passes a request about a call on to the transceiver that has it, inside the fleet.
 
 Where that is comes from sealed records of the registry, never from a request. Who receives a
-request that was passed on answers it in any case, so nothing goes round in circles. The key goes
+request that was passed on answers it in any case, even if only that it is to come again, so nothing
+goes round in circles. The key goes
 along, because every transceiver knows the same keys and checks for itself.
 """
 

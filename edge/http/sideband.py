@@ -70,7 +70,7 @@ class SidebandRoute:
         if not call_id:
             detail = "this server takes WebSockets of running calls only: name one by ?call_id="
             raise Problem(Cause.MISSING_CALL_ID, detail)
-        if url := self._calls.elsewhere(websocket, call_id):
+        if url := await self._calls.elsewhere(websocket, call_id):
             await _pass_on(websocket, url, call_id)
             return
         self._calls.check(websocket, call_id)

@@ -12,10 +12,11 @@ from edge.errors import Drop
 from edge.registry.leases import Leases
 from edge.registry.sessions import (
     MAX_CHECKPOINT_BYTES,
+    MAX_LEADS,
     MAX_SESSIONS,
-    MAX_TOKENS,
     SESSION_SECONDS,
     Claim,
+    Lead,
     StoredCheckpoint,
     StoreOutcome,
     check_claim,
@@ -24,7 +25,8 @@ from edge.registry.sessions import (
     refusal,
 )
 
-_MAX_SAVED_TOKENS: Final = MAX_TOKENS * MAX_SESSIONS
+_MAX_SAVED_LEADS: Final = 4 * MAX_SESSIONS
+"""A session has a token and one or two paths, most of the time."""
 
 
 class _Entry(NamedTuple):
@@ -45,7 +47,7 @@ class MemorySessions:
         self._drops = drops
         self._max_sessions = max_sessions
         self._entries: Leases[str, _Entry] = Leases(clock)
-        self._tokens: Leases[str, str] = Leases(clock)
+        self._leads: Leases[Lead, str] = Leases(clock)
 
     async def claim(self, wanted: Claim, *, anew: bool = False) -> Claim | None:
         """Claim a session; see ``SessionBook``."""
@@ -97,17 +99,21 @@ class MemorySessions:
         if self._held(claim.session) == claim:
             self._entries.remove(claim.session)
 
-    def save_token(self, token: str, session: str) -> None:
-        """Note a routing token's session; the oldest goes when there are too many."""
-        self._tokens.put(token, session, SESSION_SECONDS)
-        if len(self._tokens) > _MAX_SAVED_TOKENS:
-            self._tokens.drop_oldest()
-            self._drops[Drop.TABLE_FULL] += 1
+    def save_leads(self, session: str, leads: Sequence[Lead]) -> None:
+        """Note what leads to a session; the oldest goes when there are too many."""
+        for lead in leads[:MAX_LEADS]:
+            self._leads.put(lead, session, SESSION_SECONDS)
+        dropped = max(len(leads) - MAX_LEADS, 0)
+        while len(self._leads) > _MAX_SAVED_LEADS:
+            self._leads.drop_oldest()
+            dropped += 1
+        if dropped:
+            self._drops[Drop.TABLE_FULL] += dropped
 
-    async def find_session(self, token: str) -> str | None:
-        """Find the session of a routing token."""
+    async def find_session(self, lead: Lead) -> str | None:
+        """Find a session by what leads to it."""
         await trio.lowlevel.checkpoint()
-        return self._tokens.get(token)
+        return self._leads.get(lead)
 
     def empty(self) -> None:
         """Forget all, as a store may at any time."""

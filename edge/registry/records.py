@@ -72,9 +72,9 @@ class RecordKeys:
         """Name a flow without telling its addresses: by the current secret, then the previous."""
         return self._hide(f"{format_address(public)}|{format_address(client)}")
 
-    def token_names(self, token: str) -> list[str]:
-        """Name what a routing token leads to, in the same way."""
-        return self._hide(f"token|{token}")
+    def lead_names(self, lead: str) -> list[str]:
+        """Name a routing token or a path, in the same way."""
+        return self._hide(lead)
 
     def seal(self, name: str, record: msgspec.Struct | None, *, expires: float) -> bytes:
         """Seal a record, or a tombstone, under its full name."""

@@ -55,24 +55,30 @@ async def open_redis_registry(
     previous_secret: str = "",
     cluster: int = 0,
     lease_seconds: float = 3.0,
+    relay_lease_seconds: float | None = None,
     max_waiting_flows: int = 20_000,
     peer_urls: Sequence[str] = (),
 ) -> AsyncIterator[RedisRegistry]:
     """Hold a registry whose threads live as long as the block; leaving takes at most 3 s.
 
-    ``peer_urls`` name the Redis of other clusters. Does not wait for any Redis. Raises ConfigError
+    ``peer_urls`` name the Redis of other clusters; ``relay_lease_seconds`` is ``lease_seconds``
+    where it is None. Does not wait for any Redis. Raises ConfigError
     for a bad URL or secret.
     """
     keys = RecordKeys(secret, previous_secret)
+    relay_lease = lease_seconds if relay_lease_seconds is None else relay_lease_seconds
     peers = [
-        PeerRelays(
-            each, keys, lease_seconds=lease_seconds, interval_seconds=lease_seconds / PEER_READS
-        )
+        PeerRelays(each, keys, lease_seconds=relay_lease, interval_seconds=relay_lease / PEER_READS)
         for each in peer_urls
     ]
     worker = RedisWorker(url, max_waiting_writes=max_waiting_flows)
     registry = RedisRegistry(
-        worker, keys, cluster=cluster, lease_seconds=lease_seconds, peers=peers
+        worker,
+        keys,
+        cluster=cluster,
+        lease_seconds=lease_seconds,
+        relay_lease_seconds=relay_lease,
+        peers=peers,
     )
     workers = [worker, *(peer.worker for peer in peers)]
     async with trio.open_nursery() as stopping, trio.open_nursery() as reading:
@@ -98,6 +104,7 @@ class RedisRegistry:
         *,
         cluster: int = 0,
         lease_seconds: float = 3.0,
+        relay_lease_seconds: float = 3.0,
         peers: Sequence[PeerRelays] = (),
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -112,8 +119,8 @@ class RedisRegistry:
         self._transceivers = Listing(
             store, f"{self._prefix}:transceiver", TransceiverRecord, lease_seconds
         )
-        self._relays = Listing(store, RELAYS, RelayRecord, lease_seconds)
-        self.sessions = RedisSessions(store, self._prefix, keys.token_names)
+        self._relays = Listing(store, RELAYS, RelayRecord, relay_lease_seconds)
+        self.sessions = RedisSessions(store, self._prefix, keys.lead_names)
 
     async def claim_slot(self) -> Slot:
         """Take the next number of a counter, modulo 2**24 - 1, that no living transceiver has.

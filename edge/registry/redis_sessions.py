@@ -23,9 +23,11 @@ from edge.registry.redis_worker import Command, Reply, is_unknown_script
 from edge.registry.sessions import (
     MAX_CHECKPOINT_BYTES,
     MAX_EPOCH,
+    MAX_LEADS,
     MAX_SERIAL,
     SESSION_SECONDS,
     Claim,
+    Lead,
     Slot,
     StoredCheckpoint,
     StoreOutcome,
@@ -38,8 +40,8 @@ _MILLISECONDS: Final = int(SESSION_SECONDS * 1000)
 _Argument = str | bytes | int
 
 
-class _TokenRecord(msgspec.Struct, frozen=True):
-    """Where a routing token leads."""
+class _LeadRecord(msgspec.Struct, frozen=True):
+    """The session that something leads to."""
 
     session: str
 
@@ -108,12 +110,12 @@ class RedisSessions:
     """A ``SessionBook`` in the keys of one cluster; made by ``RedisRegistry``."""
 
     def __init__(
-        self, store: Store, prefix: str, token_names: Callable[[str], Sequence[str]]
+        self, store: Store, prefix: str, lead_names: Callable[[str], Sequence[str]]
     ) -> None:
-        """``token_names`` hides a token: by the current secret, then by the previous."""
+        """``lead_names`` hides a lead: by the current secret, then by the previous."""
         self._store = store
         self._prefix = prefix
-        self._token_names = token_names
+        self._hidden = lead_names
 
     async def claim(self, wanted: Claim, *, anew: bool = False) -> Claim | None:
         """Claim a session; see ``SessionBook``."""
@@ -162,14 +164,16 @@ class RedisSessions:
         check_claim(claim)
         await self._run(_FORGET, [(self._name(claim.session), (claim.epoch, claim.owner))])
 
-    def save_token(self, token: str, session: str) -> None:
-        """Queue a routing token's session."""
-        self._store.worker.post(("token", token), partial(self._token_writes, token, session))
+    def save_leads(self, session: str, leads: Sequence[Lead]) -> None:
+        """Queue what leads to a session; see ``SessionBook``."""
+        saved = tuple(leads[:MAX_LEADS])
+        if len(leads) > len(saved):
+            self._store.drops[Drop.TABLE_FULL] += len(leads) - len(saved)
+        self._store.worker.post(("leads", session), partial(self._lead_writes, session, saved))
 
-    async def find_session(self, token: str) -> str | None:
-        """Find the session of a routing token, by the current secret and by the previous."""
-        names = [self._token_name(name) for name in self._token_names(token)]
-        for lease in await self._store.read(names, _TokenRecord):
+    async def find_session(self, lead: Lead) -> str | None:
+        """Find a session, by the current secret and by the previous."""
+        for lease in await self._store.read(self._lead_names(lead), _LeadRecord):
             if lease is not None and lease.record is not None:
                 return lease.record.session
         return None
@@ -190,13 +194,14 @@ class RedisSessions:
     def _name(self, session: str) -> str:
         return f"{self._prefix}:session:{session}"
 
-    def _token_name(self, hidden: str) -> str:
-        return f"{self._prefix}:token:{hidden}"
+    def _lead_names(self, lead: Lead) -> list[str]:
+        return [f"{self._prefix}:lead:{hidden}" for hidden in self._hidden(lead)]
 
-    def _token_writes(self, token: str, session: str) -> Sequence[Command]:
+    def _lead_writes(self, session: str, leads: Sequence[Lead]) -> Sequence[Command]:
         # Runs in the worker's thread.
-        name = self._token_name(self._token_names(token)[0])
-        return (self._store.write(name, _TokenRecord(session), SESSION_SECONDS),)
+        record = _LeadRecord(session)
+        names = [self._lead_names(lead)[0] for lead in leads]
+        return [self._store.write(name, record, SESSION_SECONDS) for name in names]
 
     def _seal(self, claim: Claim) -> bytes:
         return self._store.seal(self._name(claim.session), claim, SESSION_SECONDS)

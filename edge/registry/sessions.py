@@ -16,6 +16,9 @@ So these hold, however slow and lossy the way to the registry is:
 A registry that forgets (emptied, or fallen back to an old copy of itself) can promise nothing.
 Then an owner's store finds no claim (``LOST``). It may claim ``anew``, under a higher epoch than
 its own, but only if it has not been out of sight for a lease time; nobody else may.
+
+A *lead* is what a lone datagram tells of its session: the routing token of a check, or the path of
+anything else. An heir finds the session by it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from typing import Final, NewType, Protocol
 import msgspec
 
 from edge.errors import LocalProtocolError
+from edge.wire.spp import Path
 
 Slot = NewType("Slot", int)
 """A transceiver's number inside its cluster, 1 to 2**24 - 1; a restarted process gets a new one."""
@@ -39,8 +43,11 @@ MAX_SESSIONS: Final = 100_000
 """Sessions of a cluster that are remembered; in Redis its ``maxmemory`` is the bound."""
 MAX_EPOCH: Final = 2**31 - 1
 MAX_SERIAL: Final = 2**48 - 1
-MAX_TOKENS: Final = 4
-"""Tokens that lead to one session, as ICE restarts make them."""
+MAX_LEADS: Final = 20
+"""What leads to one session: tokens, as ICE restarts make them, and paths."""
+
+Lead = NewType("Lead", str)
+"""What leads to a session; made by ``token_lead`` and ``path_lead``. Tells a client's address."""
 
 _SESSION: Final = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 
@@ -113,11 +120,26 @@ class SessionBook(Protocol):
     async def forget(self, claim: Claim) -> None:
         """Take a session that has ended out, with all that is stored; unless it is another's."""
 
-    def save_token(self, token: str, session: str) -> None:
-        """Queue a routing token's session, to live like a checkpoint; never blocks."""
+    def save_leads(self, session: str, leads: Sequence[Lead]) -> None:
+        """Queue what leads to a session, to live like a checkpoint; never blocks.
 
-    async def find_session(self, token: str) -> str | None:
-        """Find the session of a routing token."""
+        The latest call for a session counts while it waits; more than ``MAX_LEADS`` are dropped and
+        counted. Leads are not forgotten with the session: they live for at most
+        ``SESSION_SECONDS`` more, or until another session saves the same.
+        """
+
+    async def find_session(self, lead: Lead) -> str | None:
+        """Find a session by what leads to it. It may have ended: ``owner_of`` tells."""
+
+
+def token_lead(token: str) -> Lead:
+    """Lead by a routing token, the username of a check."""
+    return Lead(f"token|{token}")
+
+
+def path_lead(path: Path) -> Lead:
+    """Lead by a path, the SPP header of any datagram."""
+    return Lead(f"path|{path.hex()}")
 
 
 def is_session(text: str) -> bool:

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
-import msgspec
 import pytest
 import redis
 import trio
@@ -15,13 +14,25 @@ from edge.errors import Drop
 from edge.registry.protocol import FlowRecord, RegistryUnavailable, Slot
 from edge.registry.records import RecordKeys
 from edge.registry.redis import RedisRegistry, open_redis_registry
-from edge.registry.sessions import MAX_CHECKPOINT_BYTES, Claim, SessionBook, StoreOutcome
+from edge.registry.sessions import (
+    MAX_CHECKPOINT_BYTES,
+    MAX_LEADS,
+    Claim,
+    SessionBook,
+    StoreOutcome,
+    token_lead,
+)
 from tests.support.handover_world import World
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.session_contract import (
+    CLIENT,
     CONTRACT,
     FIRST,
+    PATH,
+    PUBLIC,
     SECOND,
+    TOKEN,
+    leads,
     who_was_forgotten_may_claim_anew,
 )
 
@@ -210,46 +221,59 @@ async def test_without_redis_nothing_is_claimed() -> None:
                 await registry.sessions.store(FIRST, 1, b"one")
 
 
-async def test_tokens_and_flows_lead_to_sessions_after_a_rotation(
+async def test_leads_and_flows_lead_to_sessions_after_a_rotation(
     server: RedisServer, raw: redis.Redis
 ) -> None:
-    client = ("198.51.100.7", 1)
-    flow = FlowRecord(
-        public=("192.0.2.1", 3478), client=client, cluster=0, slot=Slot(7), session="rtc_a", epoch=2
-    )
+    flow = FlowRecord(public=PUBLIC, client=CLIENT, cluster=0, slot=Slot(7))
     async with opened(server) as registry:
-        registry.sessions.save_token("ufrag", "rtc_a")
+        registry.sessions.save_leads("rtc_a", [TOKEN, PATH])
         registry.save_flow(flow, seconds=60.0)
         await registry.sessions.claim(FIRST)
-    assert not any(b"ufrag" in key for key in raw.keys("*"))
+    check_leads_are_hidden(raw)
     async with opened(server, secret=OTHER_SECRET, previous=SECRET) as registry:
-        assert await registry.sessions.find_session("ufrag") == "rtc_a"
-        assert await registry.sessions.find_session("other") is None
-        assert await registry.find_flow(flow.public, client) == flow
+        assert await registry.sessions.find_session(TOKEN) == "rtc_a"
+        assert await registry.sessions.find_session(PATH) == "rtc_a"
+        assert await registry.find_flow(flow.public, CLIENT) == flow
         assert await registry.sessions.claim(SECOND) == SECOND
 
 
-async def test_a_flow_of_an_earlier_version_has_no_session(
-    server: RedisServer, raw: redis.Redis
-) -> None:
-    class OldFlow(msgspec.Struct, kw_only=True):
-        public: tuple[str, int]
-        client: tuple[str, int]
-        cluster: int
-        slot: int
+def check_leads_are_hidden(raw: redis.Redis) -> None:
+    """Two leads, to live for a minute, tell neither what they are nor where they lead."""
+    keys = list(raw.scan_iter("edge:0:lead:*"))
+    assert len(keys) == 2
+    told = (b"ufrag", PATH.removeprefix("path|").encode(), CLIENT[0].encode(), b"rtc_a")
+    for key in keys:
+        assert 59_000 < raw.pttl(key) <= 60_000
+        value = raw.get(key)
+        assert isinstance(value, bytes)
+        assert not any(one in key + value for one in told)
 
-    public, client = ("192.0.2.1", 3478), ("198.51.100.7", 1)
-    keys = RecordKeys(SECRET)
-    name = f"edge:0:flow:{keys.flow_names(public, client)[0]}"
-    old = OldFlow(public=public, client=client, cluster=0, slot=7)
-    raw.set(name, keys.seal(name, old, expires=time.time() + 60))
+
+async def test_the_last_leads_that_wait_count_in_one_write(server: RedisServer) -> None:
     async with opened(server) as registry:
-        found = await registry.find_flow(public, client)
-    assert found == FlowRecord(public=public, client=client, cluster=0, slot=Slot(7))
-    new = FlowRecord(
-        public=public, client=client, cluster=0, slot=Slot(7), session="rtc_a", epoch=1
-    )
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(new), type=OldFlow) == old
+        book = registry.sessions
+        await book.claim(FIRST)
+        before = registry.statistics().operations
+        for _ in range(100):
+            book.save_leads("rtc_a", [token_lead("former"), token_lead("other")])
+        book.save_leads("rtc_a", [TOKEN, *(token_lead(str(n)) for n in range(MAX_LEADS))])
+        await leads(book, TOKEN, "rtc_a")
+        statistics = registry.statistics()
+        assert statistics.drops == {Drop.TABLE_FULL: 1}
+        assert statistics.operations - before < 150
+
+
+async def test_forged_and_moved_leads_lead_nowhere(server: RedisServer, raw: redis.Redis) -> None:
+    async with opened(server) as registry:
+        book = registry.sessions
+        book.save_leads("rtc_a", [TOKEN])
+        await leads(book, TOKEN, "rtc_a")
+        (key,) = raw.scan_iter("edge:0:lead:*")
+        moved = f"edge:0:lead:{RecordKeys(SECRET).lead_names(PATH)[0]}"
+        raw.rename(key, moved)
+        assert await book.find_session(TOKEN) is None
+        assert await book.find_session(PATH) is None
+        assert registry.statistics().drops == {Drop.BAD_AUTH: 1}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -220,13 +220,14 @@ async def test_too_many_sessions_are_429_and_refusals_are_counted() -> None:
 
 async def test_an_owner_that_does_not_answer() -> None:
     # Nobody listens there: port 9 is discard's.
-    fleet = make_fleet(owner_url=lambda call_id: "http://127.0.0.1:9")
+    fleet = make_fleet(others={Slot(2): "http://127.0.0.1:9"})
+    hangup_path = f"{CALLS}/{make_call_id(Slot(2), bytes)}/hangup"
     async with client_of(make_app(FakeService(), LOCKED, fleet=fleet)) as client:
-        hangup = await client.post(f"{CALLS}/rtc_1/hangup", headers=ONE)
+        hangup = await client.post(hangup_path, headers=ONE)
         check_problem(hangup, 503, "owner_unreachable")
         # What was passed on once is answered here, whatever the table says.
         hop = {**ONE, "Edge-Forwarded": "1"}
-        last = await client.post(f"{CALLS}/rtc_1/hangup", headers=hop)
+        last = await client.post(hangup_path, headers=hop)
         check_problem(last, 404, "call_not_found")
 
 

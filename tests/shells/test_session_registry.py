@@ -12,8 +12,22 @@ from trio.testing import MockClock
 from edge.errors import Drop
 from edge.registry.memory import MemoryRegistry
 from edge.registry.memory_sessions import MemorySessions
-from edge.registry.sessions import SESSION_SECONDS, Claim, SessionBook, Slot, StoreOutcome
-from tests.support.session_contract import CONTRACT, FIRST, who_was_forgotten_may_claim_anew
+from edge.registry.sessions import (
+    MAX_LEADS,
+    SESSION_SECONDS,
+    Claim,
+    SessionBook,
+    Slot,
+    StoreOutcome,
+    token_lead,
+)
+from tests.support.session_contract import (
+    CONTRACT,
+    FIRST,
+    PATH,
+    TOKEN,
+    who_was_forgotten_may_claim_anew,
+)
 
 
 @pytest.mark.parametrize("body", CONTRACT, ids=lambda body: body.__name__)
@@ -52,13 +66,22 @@ async def test_the_oldest_session_gives_way() -> None:
     assert drops == {Drop.TABLE_FULL: 1}
 
 
-async def test_a_token_leads_to_its_session(autojump_clock: MockClock) -> None:
+async def test_leads_live_like_a_checkpoint(autojump_clock: MockClock) -> None:
     book = MemoryRegistry().sessions
-    book.save_token("ufrag", "rtc_a")
-    assert await book.find_session("ufrag") == "rtc_a"
-    assert await book.find_session("other") is None
+    book.save_leads("rtc_a", [TOKEN, PATH])
+    await trio.sleep(SESSION_SECONDS - 1)
+    book.save_leads("rtc_a", [PATH])
+    await trio.sleep(1)
+    assert await book.find_session(TOKEN) is None
+    assert await book.find_session(PATH) == "rtc_a"
     await trio.sleep(SESSION_SECONDS)
-    assert await book.find_session("ufrag") is None
+    assert await book.find_session(PATH) is None
+
+
+async def test_leads_beyond_the_bound_are_counted() -> None:
+    registry = MemoryRegistry()
+    registry.sessions.save_leads("rtc_a", [token_lead(str(n)) for n in range(MAX_LEADS + 2)])
+    assert registry.statistics().drops == {Drop.TABLE_FULL: 2}
 
 
 async def test_a_clusters_sessions_are_its_own() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -14,10 +14,13 @@ from edge.config import HttpConfig
 from edge.errors import RemoteProtocolError
 from edge.geo import GeoSettings, Place
 from edge.http.listen import HttpListener, make_listeners
+from edge.http.owners import Owners
 from edge.http.problem import Cause
 from edge.http.secrets import SecretSealer
 from edge.http.server import HttpServer
 from edge.registry.memory import MemoryRegistry
+from edge.registry.protocol import Slot, TransceiverRecord
+from edge.registry.sessions import Claim
 from edge.signaling import Fleet, create_app
 from edge.transceiver.admission import Opener
 from edge.transceiver.dialect import Dialect
@@ -27,6 +30,8 @@ from edge.webrtc.ice import IceCredentials
 
 SECRET = "a fleet secret that is long enough"
 UNIX = 1_800_000_000.0
+OWN_SLOT = Slot(1)
+NO_OTHERS: Mapping[Slot, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +64,14 @@ class FakeService:
         self.offers.append((offer, session))
         self.places.append(place)
         call_id = f"rtc_{len(self.offers)}"
+        self.take_over(call_id, opener)
+        return FakeCall(call_id, f"v=0\r\ns={len(offer)}\r\n")
+
+    def take_over(self, call_id: str, opener: Opener) -> None:
+        """Have a call, whoever it was that answered its offer."""
         self.open.add(call_id)
         self.openers[call_id] = opener
         self.channels[call_id] = EventChannel(Dialect(call_id, {}))
-        return FakeCall(call_id, f"v=0\r\ns={len(offer)}\r\n")
 
     def hang_up(self, call_id: str) -> bool:
         if call_id not in self.open:
@@ -96,16 +105,25 @@ class FakeService:
 def make_fleet(
     *,
     unix: Callable[[], float] = lambda: UNIX,
-    owner_url: Callable[[str], str | None] = lambda call_id: None,
+    owner_of: Callable[[str], Awaitable[Claim | None]] | None = None,
+    others: Mapping[Slot, str] = NO_OTHERS,
     registry: MemoryRegistry | None = None,
 ) -> Fleet:
+    """Make a fleet of ourselves, slot 1, and of others by their URLs."""
     registry = registry or MemoryRegistry(clock=unix)
+    living = {
+        slot: TransceiverRecord(slot=slot, cluster=0, address=("192.0.2.9", slot), http_url=url)
+        for slot, url in others.items()
+    }
+    owners = Owners(
+        slot=OWN_SLOT, owner_of=owner_of or registry.sessions.owner_of, transceiver=living.get
+    )
     return Fleet(
         secrets=SecretSealer(SECRET),
         unix=unix,
         claim_once=registry.claim_once,
         release=registry.release_claim,
-        owner_url=owner_url,
+        owners=owners,
     )
 
 
@@ -161,10 +179,12 @@ HOST = b"Host: localhost\r\n"
 
 
 @asynccontextmanager
-async def serve(http: HttpConfig, *, grace_seconds: float = 1.0) -> AsyncIterator[Live]:
+async def serve(
+    http: HttpConfig, *, grace_seconds: float = 1.0, fleet: Fleet | None = None
+) -> AsyncIterator[Live]:
     """Run a server on loopback; on leaving, it stops and must be gone within the grace time."""
     service = FakeService()
-    server = HttpServer(make_app(service, http), http=http)
+    server = HttpServer(make_app(service, http, fleet=fleet), http=http)
     (listener,) = await make_listeners(http)
     stop = trio.Event()
     before = trio.lowlevel.current_statistics().tasks_living

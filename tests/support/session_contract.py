@@ -12,18 +12,27 @@ from edge.errors import LocalProtocolError
 from edge.registry.sessions import (
     MAX_CHECKPOINT_BYTES,
     MAX_EPOCH,
+    MAX_LEADS,
     MAX_SERIAL,
     Claim,
+    Lead,
     SessionBook,
     Slot,
     StoredCheckpoint,
     StoreOutcome,
+    path_lead,
+    token_lead,
 )
+from edge.wire.spp import encode_path
 
 OWNER: Final = Slot(7)
 HEIR: Final = Slot(8)
 FIRST: Final = Claim(session="rtc_a", owner=OWNER, epoch=1)
 SECOND: Final = FIRST.next_of(HEIR)
+CLIENT: Final = ("198.51.100.7", 40_000)
+PUBLIC: Final = ("192.0.2.1", 3478)
+TOKEN: Final = token_lead("ufrag")
+PATH: Final = path_lead(encode_path(CLIENT, PUBLIC))
 
 
 async def an_epoch_is_granted_once(book: SessionBook) -> None:
@@ -140,6 +149,33 @@ async def sizes_and_names_have_limits(book: SessionBook) -> None:
     assert await book.owner_of("a b") is None
 
 
+async def a_token_or_a_path_leads_to_a_session(book: SessionBook) -> None:
+    assert await book.find_session(TOKEN) is None
+    book.save_leads("rtc_a", [TOKEN, PATH])
+    await leads(book, TOKEN, "rtc_a")
+    await leads(book, PATH, "rtc_a")
+    for other in (encode_path(PUBLIC, CLIENT), encode_path((CLIENT[0], 40_001), PUBLIC)):
+        assert await book.find_session(path_lead(other)) is None
+    assert await book.find_session(token_lead("ufrag2")) is None
+    book.save_leads("rtc_b", [PATH])
+    await leads(book, PATH, "rtc_b")
+    assert await book.find_session(TOKEN) == "rtc_a", "as it was"
+
+
+async def a_session_has_so_many_leads(book: SessionBook) -> None:
+    tokens = [token_lead(str(number)) for number in range(MAX_LEADS + 1)]
+    book.save_leads("rtc_a", tokens)
+    await leads(book, tokens[-2], "rtc_a")
+    assert await book.find_session(tokens[-1]) is None
+
+
+async def leads(book: SessionBook, lead: Lead, session: str) -> None:
+    """Wait until a lead that was queued is there."""
+    with trio.fail_after(5.0):
+        while await book.find_session(lead) != session:
+            await trio.sleep(0.001)
+
+
 CONTRACT: Final = (
     an_epoch_is_granted_once,
     of_many_who_claim_at_once_one_is_granted,
@@ -148,4 +184,6 @@ CONTRACT: Final = (
     of_one_owners_checkpoints_the_newest_stays,
     a_session_that_is_forgotten_is_gone,
     sizes_and_names_have_limits,
+    a_token_or_a_path_leads_to_a_session,
+    a_session_has_so_many_leads,
 )
