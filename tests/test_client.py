@@ -18,6 +18,7 @@ from edge.client.journal import (
     longest_run_of_zeros,
 )
 from edge.client.offer import Answer
+from edge.client.turns import SetupTrips
 from edge.errors import RemoteProtocolError
 from edge.webrtc.certificate import DtlsCertificate
 from edge.webrtc.dtls import Dtls, DtlsClosed, DtlsEstablished, DtlsOutput, DtlsTransmit
@@ -121,6 +122,21 @@ def test_every_packet_comes_back_and_is_checked_off(certificate: DtlsCertificate
     assert (statistics.missing, statistics.rejected, statistics.duplicates) == (0, 0, 0)
     assert statistics.setup.first_echo == 0.0
     assert server.checks == caller.checks_answered == 1 + int(10.0 / CHECK_SECONDS - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("setup", "to_media"), [("actpass", 2), ("active", 3)], ids=["DTLS server", "DTLS client"]
+)
+def test_round_trips_are_counted_where_all_takes_no_time(
+    certificate: DtlsCertificate, setup: str, to_media: int
+) -> None:
+    caller = Caller(certificate, now=0.0)
+    offer = caller.offer.encode().replace(b"actpass", setup.encode())
+    server = EchoServer(certificate, offer)
+    assert len(caller.take_answer(server.answer, now=0.0)) == 1  # and it is lost
+    run(caller, server, until=0.2)
+    trips = caller.journal.trips
+    assert trips == SetupTrips(checked=1, secured=to_media, first_echo=to_media + 1)
 
 
 def test_a_caller_that_was_stalled_does_not_send_it_all_at_once(

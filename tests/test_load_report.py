@@ -13,7 +13,8 @@ from edge.client.load_report import Limits, LoadReport, percentiles, summarize, 
 
 def call(lost: set[int], *, secured: float = 0.02) -> CallStatistics:
     journal = Journal()
-    journal.setup.secured = secured
+    journal.setup.answered, journal.setup.secured = 0.01, secured
+    journal.trips.secured = 2
     for number in range(10):
         payload = journal.next_payload(number * 0.02)
         if number not in lost:
@@ -36,6 +37,19 @@ def test_calls_add_up() -> None:
     assert found.round_trip_ms["p50"] == pytest.approx(5.0)
     assert "3 lost (15.000 %)" in table(found)
     assert msgspec.json.decode(msgspec.json.encode(found), type=LoadReport) == found
+
+
+def test_steps_count_from_the_first_datagram_and_from_calls_that_reached_them() -> None:
+    late = Journal()
+    late.setup.answered, late.setup.checked, late.setup.secured = 0.01, 0.2, 0.51
+    late.trips.checked, late.trips.secured = 1, 3
+    found = report(call(set()), late.statistics(now=1.0), Journal().statistics(now=1.0))
+    checked, secured = found.steps
+    assert (checked.step, checked.round_trips["max"]) == ("check answered", 1)
+    assert checked.ms == pytest.approx(dict.fromkeys(("p50", "p95", "p99", "max"), 190.0))
+    assert (secured.round_trips["p50"], secured.round_trips["max"]) == (2, 3)
+    assert (secured.ms["p50"], secured.ms["max"]) == pytest.approx((10.0, 500.0))
+    assert "DTLS done, audio sent                2     3      10.0   500.0" in table(found)
 
 
 def test_nothing_measured_is_no_percentile() -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from math import inf, isnan
+from math import inf
 from typing import Final
 
 from edge.address import Address
 from edge.client.channel import CallerChannel
 from edge.client.journal import FRAME_SECONDS, CallStatistics, Journal, SetupTimes
 from edge.client.offer import MID, MID_EXTENSION, OPUS, Answer, Offer
+from edge.client.turns import Question, Turns
 from edge.errors import Drop, LocalProtocolError, RemoteProtocolError
 from edge.webrtc.certificate import DtlsCertificate
 from edge.webrtc.dtls import (
@@ -60,6 +61,7 @@ class Caller:
         now: float,
         frame_seconds: float = FRAME_SECONDS,
         channel: CallerChannel | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.offer = Offer.make(
             certificate.fingerprint,
@@ -67,7 +69,7 @@ class Caller:
             sctp_init=None if channel is None else channel.init,
         )
         self.channel = channel
-        self.journal = Journal(frame_seconds)
+        self.journal = journal or Journal(frame_seconds)
         self.server: Address | None = None
         """The one address that this call speaks to."""
         self.checks_answered = 0
@@ -76,6 +78,7 @@ class Caller:
         self.closed = False
         self._certificate = certificate
         self._started = now
+        self._turns = Turns()
         self._tie_breaker = secrets.randbits(64)
         self._pending: dict[bytes, float] = {}
         self._checks_sent = 0
@@ -146,7 +149,7 @@ class Caller:
                 case Kind.STUN:
                     return self._receive_stun(datagram, now)
                 case Kind.DTLS if self._dtls is not None:
-                    return self._follow_dtls(self._dtls.receive(datagram, now=now), now)
+                    return self._receive_dtls(self._dtls, datagram, now)
                 case _:
                     return []
         except RemoteProtocolError as error:
@@ -216,11 +219,23 @@ class Caller:
         if self.checks_answered > 1 or self._dtls is None:
             return []
         self.journal.setup.checked = now - self._started
+        self.journal.trips.checked = self._turns.answered(Question.CHECK)
         if self._next_check < inf:
             self._next_check = now + CHECK_SECONDS
-        return self._follow_dtls(self._dtls.start(now=now), now)
+        hello = self._dtls.start(now=now)
+        if hello:  # else the server has begun, and the check was what it answers
+            self._turns.ask(Question.HANDSHAKE)
+        return self._follow_dtls(hello, now)
 
     # DTLS
+
+    def _receive_dtls(self, dtls: Dtls, datagram: bytes, now: float) -> list[bytes]:
+        before = dtls.state, dtls.flights
+        outputs = dtls.receive(datagram, now=now)
+        if before != (dtls.state, dtls.flights):
+            self._turns.answered(Question.HANDSHAKE)
+            self._turns.ask(Question.HANDSHAKE)
+        return self._follow_dtls(outputs, now)
 
     def _follow_dtls(self, outputs: list[DtlsOutput], now: float) -> list[bytes]:
         datagrams: list[bytes] = []
@@ -232,10 +247,11 @@ class Caller:
                     self._sender = SrtpSender(keys.profile, keys.local_key, keys.local_salt)
                     self._receiver = SrtpReceiver(keys.profile, keys.remote_key, keys.remote_salt)
                     self.journal.setup.secured = now - self._started
+                    self.journal.trips.secured = self._turns.count
                     self._next_frame = now
                     datagrams += self._start_channel(now)
                 case DtlsData(data) if self.channel is not None:
-                    datagrams += self._send_packets(self.channel.receive(data, now=now), now)
+                    datagrams += self._receive_packet(self.channel, data, now)
                 case DtlsClosed() | DtlsFailed():
                     self.closed = True
                 case _:
@@ -246,15 +262,25 @@ class Caller:
         answer = self._answer
         if self.channel is None or answer is None or not answer.has_channel:
             return []
+        self._turns.ask(Question.CHANNEL)
         started = self.channel.start(answer.sctp_init, dtls_client=answer.role == "active", now=now)
         return self._send_packets(started, now)
+
+    def _receive_packet(self, channel: CallerChannel, packet: bytes, now: float) -> list[bytes]:
+        before, opened = channel.progress, channel.opened
+        packets = channel.receive(packet, now=now)
+        if channel.progress != before:
+            trips = self._turns.answered(Question.CHANNEL)
+            self._turns.ask(Question.CHANNEL)
+            if channel.opened and not opened:
+                self.journal.setup.opened = now - self._started
+                self.journal.trips.opened = trips
+        return self._send_packets(packets, now)
 
     def _send_packets(self, packets: list[bytes], now: float) -> list[bytes]:
         if self._dtls is None or self._dtls.state is not DtlsState.ESTABLISHED:
             return []  # a goodbye came in the same datagram
         sent = [self._follow_dtls(self._dtls.send(packet), now) for packet in packets]
-        if self.channel is not None and self.channel.opened and isnan(self.journal.setup.opened):
-            self.journal.setup.opened = now - self._started
         return [datagram for each in sent for datagram in each]
 
     # Media
@@ -272,6 +298,7 @@ class Caller:
         journal = self.journal
         if not journal.sent:
             journal.setup.first_sent = now - self._started
+            self._turns.ask(Question.AUDIO)
         packet = self._prepared.popleft() if self._prepared else self._protect(journal.sent)
         journal.note_sent(now)
         self._next_frame += journal.frame_seconds
@@ -294,4 +321,5 @@ class Caller:
         journal.check_off(packet[header_length(packet) :], now)
         if journal.received == 1:
             journal.setup.first_echo = now - self._started
+            journal.trips.first_echo = self._turns.answered(Question.AUDIO)
         return []

@@ -16,7 +16,7 @@ from edge.webrtc.channel_outputs import (
 from edge.webrtc.channels import Channels
 from edge.webrtc.sctp import Association
 from edge.webrtc.sctp_outputs import SctpTransmit
-from edge.webrtc.sctp_state import SctpConfig
+from edge.webrtc.sctp_state import SctpConfig, SctpState
 from edge.wire.dcep import ChannelOpen
 
 MAX_KEPT: Final = 1_024
@@ -41,6 +41,11 @@ class CallerChannel:
     def deadline(self) -> float:
         """When ``tick`` wants to be called next."""
         return self._association.deadline
+
+    @property
+    def progress(self) -> tuple[SctpState, bool]:
+        """How far it is open: each state that it goes through takes a round trip."""
+        return self._association.state, self.opened
 
     def start(self, remote_init: bytes | None, *, dtls_client: bool, now: float) -> list[bytes]:
         """Begin, as DTLS is up; ``remote_init`` is the answer's, if it has one."""

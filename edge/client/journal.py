@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from math import nan
 from typing import Final
 
+from edge.client.turns import SetupTrips
+
 FRAME_SECONDS: Final = 0.02
 PAYLOAD_BYTES: Final = 100
 GRACE_SECONDS: Final = 0.5
@@ -40,6 +42,7 @@ class CallStatistics:
     """One call as its caller saw it."""
 
     setup: SetupTimes
+    trips: SetupTrips
     sent: int
     received: int
     """Different packets that came back."""
@@ -79,6 +82,7 @@ class Journal:
     mark: bytes = field(default_factory=lambda: secrets.token_bytes(MARK_BYTES), repr=False)
     seal: bytes = field(default_factory=lambda: secrets.token_bytes(MARK_BYTES), repr=False)
     setup: SetupTimes = field(default_factory=SetupTimes)
+    trips: SetupTrips = field(default_factory=SetupTrips)
     duplicates: int = 0
     foreign: int = 0
     reordered: int = 0
@@ -154,6 +158,7 @@ class Journal:
         length, at = longest_run_of_zeros(flags)
         return CallStatistics(
             setup=self.setup,
+            trips=self.trips,
             sent=self.sent,
             received=self.received,
             duplicates=self.duplicates,

@@ -22,7 +22,7 @@ from edge.address import Address
 from edge.client.caller import Caller
 from edge.client.channel import CallerChannel
 from edge.client.http import request
-from edge.client.journal import FRAME_SECONDS, CallStatistics, SetupTimes
+from edge.client.journal import FRAME_SECONDS, CallStatistics, Journal, SetupTimes
 from edge.webrtc.certificate import DtlsCertificate
 
 TICK: Final = 0.001
@@ -124,6 +124,16 @@ class LoadClient:
         self._old_sockets.append(self._socket)
         self._socket = self._load.open_socket(self, self._caller)
 
+    @property
+    def channel(self) -> CallerChannel | None:
+        """Its data channel, where the load has one."""
+        return self._caller.channel
+
+    def send_message(self, data: str | bytes) -> None:
+        """Send a message on the channel; LocalProtocolError when it is not open."""
+        self.send(self._caller.send_message(data, now=trio.current_time()))
+        self._load.schedule(self)
+
     def stop_checks(self) -> None:
         """Send no further connectivity check: the server's consent runs out."""
         self._caller.stop_checks()
@@ -198,18 +208,21 @@ class Load:
         api_key: str = "",
         headers: tuple[tuple[str, str], ...] = (),
         enter: Address | None = None,
+        journal: Journal | None = None,
     ) -> LoadClient:
         """POST an offer and connect; gives the call once ICE and DTLS are done.
 
         ``headers`` go with the offer, such as those of a front that knows where the client is. The
-        call enters at the best candidate of the answer, or at the relay ``enter``. Raises
-        CallRefused, or trio.TooSlowError after ``CONNECT_SECONDS``.
+        call enters at the best candidate of the answer, or at the relay ``enter``. A ``journal`` of
+        the caller's own may take what comes for something else than echoes. Raises CallRefused, or
+        trio.TooSlowError after ``CONNECT_SECONDS``.
         """
         caller = Caller(
             self._certificate,
             now=trio.current_time(),
             frame_seconds=self._frame_seconds,
             channel=CallerChannel(CHANNEL_LABEL, snap=True) if self._channel else None,
+            journal=journal,
         )
         url = urljoin(http_url, "/v1/realtime/calls")
         headers = (("Content-Type", "application/sdp"), *headers)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
 import msgspec
 
 from edge.client.journal import CallStatistics
-
-PERCENTILES: Final = (50, 95, 99, 100)
-
-Percentiles = dict[str, float]
-"""Milliseconds by ``p50``, ``p95``, ``p99`` and ``max``; empty where nothing was measured."""
+from edge.client.load_steps import (
+    PERCENTILES,
+    Percentiles,
+    SetupStep,
+    by_percentile,
+    percentile_name,
+    setup_steps,
+    steps_table,
+)
 
 
 class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +53,8 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     channel_ms: Percentiles
     """From the POST to an open data channel, where there is one."""
     round_trip_ms: Percentiles
+    steps: tuple[SetupStep, ...] = ()
+    """Of the setup, from a call's first datagram on."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,20 +111,13 @@ def summarize(
         first_echo_ms=percentiles(call.setup.first_echo for call in calls),
         channel_ms=percentiles(call.setup.opened for call in calls),
         round_trip_ms=percentiles(trip for call in calls for trip in call.round_trips),
+        steps=setup_steps(calls),
     )
 
 
 def percentiles(seconds: Iterable[float]) -> Percentiles:
     """Nearest-rank percentiles; what has not happened (NaN) is left out."""
-    ordered = sorted(value for value in seconds if value == value)
-    if not ordered:
-        return {}
-    ranks = {p: max(0, -(-len(ordered) * p // 100) - 1) for p in PERCENTILES}
-    return {_name(p): ordered[rank] * 1000 for p, rank in ranks.items()}
-
-
-def _name(percentile: int) -> str:
-    return "max" if percentile == 100 else f"p{percentile}"
+    return by_percentile([value * 1000 for value in seconds if value == value])
 
 
 def table(report: LoadReport) -> str:
@@ -131,7 +129,7 @@ def table(report: LoadReport) -> str:
         ("first echo", report.first_echo_ms),
         ("round trip", report.round_trip_ms),
     )
-    names = [_name(p) for p in PERCENTILES]
+    names = [percentile_name(p) for p in PERCENTILES]
     lines = [
         f"{report.connected} of {report.sessions} calls, {report.seconds:.1f} s, "
         f"{report.ended_early} ended early",
@@ -144,4 +142,6 @@ def table(report: LoadReport) -> str:
     for title, values in rows:
         figures = (f"{values[name]:>10.1f}" if values else f"{'-':>10}" for name in names)
         lines.append(f"{title:<18}" + "".join(figures))
+    if report.steps:
+        lines += ["", *steps_table(report.steps)]
     return "\n".join(lines)

@@ -47,6 +47,9 @@ window.edge = {
   get setup() {
     return call.setup;
   },
+  get trips() {
+    return Object.fromEntries(STEPS.map((step) => [step, call.trips(step)]));
+  },
   get stats() {
     return call.stats;
   },
@@ -100,6 +103,7 @@ function render() {
   setText("call-id", call.id || "–");
   showError(call.error?.message ?? "", call.error?.needsKey ?? false);
   renderSetup(call.setup);
+  renderTrips();
 }
 
 function renderEvents(events) {
@@ -156,10 +160,28 @@ function renderSetup(setup) {
     row.classList.toggle("done", end !== null);
     bar.style.left = `${(100 * from) / total}%`;
     bar.style.width = end === null ? "0" : `${(100 * (Math.min(end, total) - from)) / total}%`;
-    row.querySelector("output").textContent = end === null ? "–" : `${format(end - from)} ms`;
-    begin = Math.max(begin, end ?? begin);
+    row.querySelector(".ms").textContent = end === null ? "–" : `${format(end - from)} ms`;
+    if (step !== "channel") begin = Math.max(begin, end ?? begin); // audio does not wait for it
   }
   $("setup-total").firstElementChild.textContent = format(setup.dtls);
+}
+
+function renderTrips() {
+  for (const step of STEPS) {
+    const shown = call.trips(step);
+    const cell = document.querySelector(`#waterfall [data-step=${step}] .trips`);
+    cell.textContent = shown === null ? "" : `${shown.toFixed(1)} RTT`;
+  }
+  $("waterfall").classList.toggle("counted", call.tellsTrips);
+  setText("trips-note", tripsNote());
+}
+
+function tripsNote() {
+  if (call.roundTrip === null) return "";
+  const each = `${format(call.roundTrip)} ms`;
+  return call.tellsTrips
+    ? `RTT: round trips since the answer, of ${each} each.`
+    : `A round trip takes ${each} here, less than computing: too short to count them by.`;
 }
 
 function format(value) {

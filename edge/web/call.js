@@ -7,6 +7,9 @@ const CLOCK_RATE = 48000; // of decoded samples in getStats()
 // The setup's steps in order; each is reached at so many milliseconds after the microphone opened.
 export const STEPS = ["offer", "answer", "ice", "dtls", "channel", "audio"];
 
+// Shorter round trips are hidden by the browser's own computing: time does not tell their number.
+const LEAST_ROUND_TRIP_MS = 20;
+
 const EVENTS_LABEL = "oai-events";
 const MOST_EVENTS = 50; // kept for the page
 
@@ -27,6 +30,7 @@ export class Call extends EventTarget {
   events = []; // of the edge, the oldest first: {type, count, seconds}, equal neighbours counted
   setup = Object.fromEntries(STEPS.map((step) => [step, null]));
   stats = {};
+  roundTrip = null; // the shortest that was measured, in milliseconds
   error = null;
   microphone = null;
   voice = null;
@@ -55,6 +59,17 @@ export class Call extends EventTarget {
   get seconds() {
     if (this.#connectedAt === null) return null;
     return ((this.#endedAt ?? performance.now()) - this.#connectedAt) / 1000;
+  }
+
+  // Round trips from the answer, with which UDP begins, to a step; null where they can not be told.
+  trips(step) {
+    const { [step]: reached, answer } = this.setup;
+    if (reached === null || answer === null || reached <= answer || !this.tellsTrips) return null;
+    return (reached - answer) / this.roundTrip;
+  }
+
+  get tellsTrips() {
+    return this.roundTrip >= LEAST_ROUND_TRIP_MS;
   }
 
   hangUp() {
@@ -195,7 +210,15 @@ export class Call extends EventTarget {
   async measure() {
     if (!this.#peer || this.#over) return;
     const reports = [...(await this.#peer.getStats()).values()];
-    if (!this.#over) this.stats = summary(reports, this.stats);
+    if (this.#over) return;
+    this.stats = summary(reports, this.stats);
+    this.#noteRoundTrip(this.stats.pathRoundTripTime);
+  }
+
+  #noteRoundTrip(milliseconds) {
+    if (milliseconds === null || milliseconds >= (this.roundTrip ?? Infinity)) return;
+    this.roundTrip = milliseconds;
+    this.#change({});
   }
 }
 
@@ -276,17 +299,17 @@ function summary(reports, before) {
   const transport = find("transport");
   const pair = find("candidate-pair", (r) => r.id === transport.selectedCandidatePairId || r.selected);
   const codec = find("codec", (r) => r.id === (inbound.codecId ?? outbound.codecId));
-  const seconds = remote.roundTripTime ?? pair.currentRoundTripTime;
   const received = inbound.packetsReceived ?? 0;
   const lost = inbound.packetsLost ?? 0;
   return {
     packetsSent: outbound.packetsSent ?? 0,
     packetsReceived: received,
     packetsLost: lost,
-    roundTripTime: seconds === undefined ? null : seconds * 1000,
-    jitter: inbound.jitter === undefined ? null : inbound.jitter * 1000,
+    roundTripTime: milliseconds(remote.roundTripTime ?? pair.currentRoundTripTime),
+    pathRoundTripTime: pathRoundTrip(pair),
+    jitter: milliseconds(inbound.jitter),
     loss: lossPercent(received, lost, before),
-    sentJitter: remote.jitter === undefined ? null : remote.jitter * 1000,
+    sentJitter: milliseconds(remote.jitter),
     sentLoss: remote.fractionLost === undefined ? null : remote.fractionLost * 100,
     delay: bufferDelay(inbound, before),
     bufferSeconds: inbound.jitterBufferDelay ?? 0,
@@ -298,6 +321,15 @@ function summary(reports, before) {
     codec: codec.mimeType?.replace("audio/", "").replace("opus", "Opus") ?? "",
     srtpCipher: transport.srtpCipher?.replace("SRTP_", "") ?? "",
   };
+}
+
+// Of a check, which waits for nothing; the first one's comes while much else is set up.
+function pathRoundTrip({ currentRoundTripTime, responsesReceived = 0 }) {
+  return responsesReceived > 1 ? milliseconds(currentRoundTripTime) : null;
+}
+
+function milliseconds(seconds) {
+  return seconds === undefined ? null : seconds * 1000;
 }
 
 // Silence that was made up while nobody spoke is no harm.

@@ -6,12 +6,14 @@ it makes in ``window.connections``.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import trio
 
 from tests.support.devtools import Page
+
+T = TypeVar("T")
 
 KEEP_CONNECTIONS: Final = """
 window.connections = [];
@@ -80,7 +82,13 @@ async def hear(page: Page, *, seconds: float) -> Inbound:
 
 async def selected_remote_ports(page: Page) -> set[int]:
     """Ports on the server's side of the nominated candidate pairs."""
-    return set(await page.evaluate(SELECTED_PORTS, list[int]))
+    return set(await first_of(page, SELECTED_PORTS, list[int]))
+
+
+async def first_of(page: Page, script: str, kind: type[list[T]]) -> list[T]:
+    """Wait until a script gives something: audio may be heard before a pair is nominated."""
+    await page.wait_until(f"(await ({script})).length", seconds=2.0)
+    return await page.evaluate(script, kind)
 
 
 async def hang_up(page: Page) -> None:

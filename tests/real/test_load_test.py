@@ -36,11 +36,19 @@ async def test_all_calls_are_echoed() -> None:
         assert (code, err) == (0, "")
         report = msgspec.json.decode(out, type=LoadReport)
         assert 0 < report.channel_ms["p50"] >= report.setup_ms["p50"]
+        trips = {each.step: each.round_trips["max"] for each in report.steps}
+        assert trips == {
+            "check answered": 1,
+            "DTLS done, audio sent": 2,
+            "first echo": 3,
+            "channel open": 3,  # with SNAP
+        }
         assert (report.lost, report.rejected) == (0, 0)
 
         code, out, err = await load_test(*quick, "--frame-ms", "60", "--max-setup-ms", "1")
         assert code == 1
         assert "5 of 5 calls" in out
+        assert "\nDTLS done, audio sent " in out
         assert err.startswith("edge: setup p95 ")
 
 

@@ -52,6 +52,8 @@ class Report:
     state: str = ""
     channel: str = ""
     """Of the data channel, where there is one."""
+    opened: float | None = None
+    """When it has opened, in seconds since 1970."""
     events: list[str] = field(default_factory=list)
     """The types of what came on it, in order, with the instructions of sessions."""
 
@@ -116,6 +118,7 @@ def add_channel(peer: RTCPeerConnection, report: Report, updates: int) -> None:
 
     @channel.on("open")
     def on_open() -> None:
+        report.opened = time.time()
         for number in range(updates):
             session = {"instructions": str(number)}
             channel.send(json.dumps({"type": "session.update", "session": session}))
