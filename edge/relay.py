@@ -5,6 +5,10 @@ token, their answers, which confirm flows by the rules of ``routing``, and whate
 nobody known. After a restart the flow table is empty and the registry knows more: the first
 datagram of an unknown client waits for one look-up, within the bounds of ``lookup``.
 
+A transceiver may be gone while its sessions go on elsewhere. The relay knows nothing of sessions: a
+check whose slot is gone goes to the owner of its flow or to an heir of the path, who passes it on
+to the session's owner, and that one's answer tells where the flow belongs (``routing``).
+
 A token may name another cluster. Then one of that cluster's relays, the *peer* that rendezvous
 hashing gives this client, gets the datagram with its SPP header and takes it on to a transceiver;
 the way back is the same. To each relay the next one is a hop like any other, so the same flows,
@@ -19,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Final, NamedTuple, Protocol
 
@@ -39,12 +44,14 @@ from edge.registry.protocol import (
     TransceiverRecord,
 )
 from edge.rendezvous import weigh
-from edge.routing import FlowTable
+from edge.routing import FlowTable, Heir
 from edge.token import TokenSealer
-from edge.wire.spp import Path, decode_path
+from edge.wire.spp import Path, decode_give, decode_path
 from edge.wire.stun import MessageClass, peek, peek_username
 
 HOUSEKEEPING_SECONDS: Final = 0.5
+HASHES_A_STEP: Final = 1_024
+"""Of a walk over the flows of a hop that is gone, each a microsecond or two."""
 LOOKUP_TASKS: Final = 8
 LOOKUP_TIMEOUT: Final = 1.0  # seconds
 
@@ -126,7 +133,9 @@ class Relay:
         self._lookups = Lookups(self._restore, per_second=lookups_per_second, clock=clock)
         self._hops: dict[int, _Hop] = {}
         self._peers = _Peers(cluster)
+        self._heirs: tuple[int, ...] = ()
         self._gone: set[int] = set()
+        self._met = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Forward until cancelled."""
@@ -136,6 +145,7 @@ class Relay:
                     await nursery.start(self._forwarder.run)
                     nursery.start_soon(self._serve)
                     nursery.start_soon(self._keep_house)
+                    nursery.start_soon(self._bury_the_gone)
                     for _ in range(LOOKUP_TASKS):
                         nursery.start_soon(self._lookups.serve)
                     task_status.started()
@@ -177,8 +187,12 @@ class Relay:
 
     def _route(self, raised: Raised, now: float) -> Drop | None:
         path, payload, sender = raised
+        if sender and sender not in self._hops:  # it went while this waited
+            return Drop.UNKNOWN_SLOT
         if not payload:
             return self._given_back(raised, now)
+        if sender and (slot := decode_give(payload)):
+            return self._given(raised, slot, now)
         if payload[0] < 4:  # STUN; RFC 7983
             message_class, transaction_id = peek(payload)
             if sender == 0 and message_class is MessageClass.REQUEST:
@@ -195,7 +209,7 @@ class Relay:
         server_ufrag = peek_username(payload).partition(":")[0]
         token = self._sealer.open(server_ufrag, unix_now=self._unix())
         if token.cluster == self._cluster:
-            hop = token.slot if token.slot in self._hops else 0
+            hop = self._server(path, token.slot)
         elif decode_path(path)[1] != self._public:
             return Drop.LOOP
         else:
@@ -203,9 +217,22 @@ class Relay:
         if not hop:
             self._fleet.hint_stale()
             return Drop.UNKNOWN_SLOT
-        self._flows.client_request(path, hop, transaction_id, now=now)
+        self._flows.client_request(path, hop, transaction_id, token=token.nonce, now=now)
         self._forwarder.forward(path, payload, hop)
         return None
+
+    def _server(self, path: Path, slot: int) -> int:
+        """Find who is asked instead of a slot that is gone: the flow's owner, or its heir."""
+        if slot in self._hops:
+            return slot
+        self._fleet.hint_stale()
+        entry = self._flows.lookup(path)
+        if entry is not None and entry.owner not in self._hops and entry.owner < FIRST_PEER:
+            self._flows.drop_hop_of(path, entry.owner, self._heir)
+            entry = self._flows.lookup(path)
+        if entry is not None and entry.owner in self._hops and entry.owner < FIRST_PEER:
+            return entry.owner
+        return self._heir(path)
 
     def _response(
         self, raised: Raised, message_class: MessageClass, transaction_id: bytes, now: float
@@ -232,6 +259,21 @@ class Relay:
                 self._registry.remove_flow(proxy, client)
             if proxy != self._public:
                 self._forwarder.deliver(path, b"")
+        return drop
+
+    def _given(self, raised: Raised, slot: int, now: float) -> Drop | None:
+        """Hand a flow to another transceiver, at the word of one of ours that holds it."""
+        path, _, sender = raised
+        if sender >= FIRST_PEER:
+            return Drop.NOT_OWNER
+        if slot not in self._hops:
+            self._fleet.hint_stale()
+            return Drop.UNKNOWN_SLOT
+        drop = self._flows.give(path, sender, slot, now=now)
+        if drop is Drop.UNKNOWN_FLOW:
+            return self._look_up(raised, now)
+        if drop is None and (entry := self._flows.lookup(path)) and entry.owner == slot:
+            self._save(path, slot)
         return drop
 
     # What found no flow when it came.
@@ -276,7 +318,7 @@ class Relay:
 
     def _hop_of(self, record: FlowRecord, path: Path) -> int:
         if record.cluster == self._cluster:
-            return record.slot if record.slot in self._hops else 0
+            return record.slot if record.slot in self._hops else self._heir(path)
         return self._peers.choose(record.cluster, path) if record.public == self._public else 0
 
     def _save(self, path: Path, hop: int) -> None:
@@ -302,31 +344,58 @@ class Relay:
             self._forwarder.set_hop(hop, address, group=group, public=public)
         self._gone = (self._gone | self._hops.keys()) - hops.keys()
         self._hops = hops
+        self._heirs = _able(self._fleet.transceivers)
+        self._met.set()
+
+    def _heir(self, path: Path) -> int:
+        """Choose who is asked for a client whose transceiver is gone; 0 if nobody is there.
+
+        Rendezvous hashing by path: the relay does not know the session. Who is asked finds it.
+        """
+        return max(self._heirs, key=lambda slot: weigh(str(slot), path), default=0)
+
+    def _heir_of(self, hop: int) -> tuple[Heir, int]:
+        """Who inherits from a hop, by path, and among how many he is chosen."""
+        if hop < FIRST_PEER:
+            return self._heir, len(self._heirs)
+        cluster = self._peers.cluster_of(hop)
+        return partial(self._peers.choose, cluster), self._peers.count(cluster)
 
     async def _keep_house(self) -> None:
         while True:
             await trio.sleep(HOUSEKEEPING_SECONDS)
             self._flows.expire(now=self._clock())
+
+    async def _bury_the_gone(self) -> None:
+        while True:
+            await self._met.wait()
+            self._met = trio.Event()
             for hop in tuple(self._gone):
                 await self._bury(hop)
 
     async def _bury(self, hop: int) -> None:
-        """Give the flows of a hop that is gone to its heirs: a lost relay's to the next one.
+        """Give the flows of a hop that is gone to its heirs, at once but in bounded steps.
 
-        When all relays of a cluster are gone, the flows wait for one of them to come back.
+        Where nobody is left to inherit they wait for one to come: a relay of that cluster, or a
+        transceiver.
         """
-        cluster = self._peers.cluster_of(hop) if hop >= FIRST_PEER else self._cluster
-        if cluster != self._cluster and not self._peers.has(cluster):
+        heir, candidates = self._heir_of(hop)
+        if not candidates:
             return
         self._gone.discard(hop)
-
-        def heir(path: Path) -> int:
-            return 0 if cluster == self._cluster else self._peers.choose(cluster, path)
-
-        cursor = self._flows.drop_hop(hop, heir)
+        places = max(1, HASHES_A_STEP // candidates)
+        cursor = self._flows.drop_hop(hop, heir, places=places)
         while cursor:
             await trio.lowlevel.checkpoint()
-            cursor = self._flows.drop_hop(hop, heir, cursor=cursor)
+            cursor = self._flows.drop_hop(hop, heir, cursor=cursor, places=places)
+
+
+def _able(living: Iterable[TransceiverRecord]) -> tuple[int, ...]:
+    """Those who may inherit: who drains does when all do."""
+    everybody = tuple(living)
+    return tuple(int(one.slot) for one in everybody if not one.draining) or tuple(
+        int(one.slot) for one in everybody
+    )
 
 
 class _Peers:
@@ -361,9 +430,9 @@ class _Peers:
         """The cluster of a peer, living or gone."""
         return self._clusters[hop]
 
-    def has(self, cluster: int) -> bool:
-        """Whether a relay of this cluster is there."""
-        return cluster in self._living
+    def count(self, cluster: int) -> int:
+        """How many relays of a cluster are there."""
+        return len(self._living.get(cluster, ()))
 
     def choose(self, cluster: int, path: Path) -> int:
         """Choose the relay of a cluster for a client: rendezvous hashing; 0 if there is none.

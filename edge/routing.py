@@ -2,10 +2,11 @@
 
 A flow is a pair of a path, which names a client and the relay that it speaks to, and a hop, which
 is a transceiver or a relay of another cluster. It starts as provisional when a STUN request with a
-valid token comes in, and is confirmed when that hop answers that very transaction with success
-(RFC 8489, section 6.3). So the relay learns only from what an authenticated party sends out; what
-comes in can at most make a provisional flow, and those are few, short-lived, the oldest goes first,
-and they never push out a confirmed one.
+valid token comes in, and is confirmed when that very transaction is answered with success (RFC
+8489, section 6.3) by the hop that was asked, or by a transceiver beside it, which may have been
+passed the request: nobody knows a transaction but who has received it. So the relay learns only
+from what an authenticated party sends out; what comes in can at most make a provisional flow, and
+those are few, short-lived, the oldest goes first, and they never push out a confirmed one.
 
 Two hops may be confirmed for one client: a client's port is used again for a new call, or somebody
 with a call of his own forges the address of another. The relay can not tell these apart, so the
@@ -14,6 +15,12 @@ comes in goes to both, where each session's cryptography takes what is meant for
 inherits the client when the owner gives it back, is gone, or has not answered a check for
 ``OWNER_QUIET`` seconds. So a call that lives is never taken over.
 
+Sessions move, and the relay knows none of them. A flow follows its session in three ways: its hop
+is gone and an heir takes it *on trust*; another transceiver answers for an owner that had it on
+trust, and takes it; an owner gives it to another. On trust means that the owner has not answered a
+check itself since it has the flow. For an owner that has, nobody else's answer is enough: it may
+have passed on the forged check of somebody whose own session has moved, and serve this client yet.
+
 Only authenticated answers keep a flow alive.
 """
 
@@ -21,17 +28,21 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from edge.errors import Drop
-from edge.forwarder.protocol import FlowEntry, FlowStore
+from edge.forwarder.protocol import FIRST_PEER, FlowEntry, FlowStore
 from edge.wire.spp import Path
 
 OWNER_QUIET: Final = 15.0  # seconds: three consent intervals, so one lost check decides nothing
 MAX_TRANSACTIONS: Final = 8
-"""Unanswered STUN transactions held for one flow; the oldest goes."""
+"""Unanswered STUN transactions held for one token and flow; the oldest goes."""
 SCAN_PLACES: Final = 8_192
 """Places of the store that one step of a walk looks at: well below a millisecond."""
+ON_TRUST: Final = 0.0
+"""``save_at`` of a flow whose owner has not answered a check since it has it."""
+DUE: Final = 0.1
+"""``save_at`` of a flow whose record is due at the next answered check."""
 
 Heir = Callable[[Path], int]
 """Names the hop that takes over a client whose hop is gone, or 0."""
@@ -77,11 +88,16 @@ class FlowTable:
 
     # What passes.
 
-    def client_request(self, path: Path, hop: int, transaction_id: bytes, *, now: float) -> None:
-        """Note a STUN request whose token leads to ``hop``."""
+    def client_request(
+        self, path: Path, hop: int, transaction_id: bytes, *, token: int = 0, now: float
+    ) -> None:
+        """Note a STUN request that ``hop`` is asked; ``token`` tells its token from others.
+
+        Each token of a path has its own room, so that one can not push out another's.
+        """
         known = _serves(self._store.get(path), hop)
         requests = self._checks if known else self._provisional
-        if requests.note((path, hop), transaction_id, now):
+        if requests.note(_Asked(path, hop, token), transaction_id, now):
             self.drops[Drop.TABLE_FULL] += 1
 
     def outbound(self, path: Path, hop: int) -> Drop | None:
@@ -99,30 +115,41 @@ class FlowTable:
         A success that answers a noted transaction confirms or refreshes the flow; an error may
         pass and changes nothing.
         """
-        key, since = (path, hop), now - self._provisional_seconds
+        since = now - self._provisional_seconds
         for requests in (self._checks, self._provisional):
-            if requests.take(key, transaction_id, since=since):
-                return self._confirm(path, hop, now) if success else None
+            asked = requests.take(path, transaction_id, hop, success=success, since=since)
+            if asked is not None:
+                return self._confirm(asked, hop, now) if success else None
         return self.outbound(path, hop)
 
-    def _confirm(self, path: Path, hop: int, now: float) -> Drop | None:
+    def _confirm(self, asked: _Asked, hop: int, now: float) -> Drop | None:
+        path = asked.path
         entry = self._store.get(path)
         if entry is None and len(self._store) >= self._max_flows:
             return Drop.TABLE_FULL
-        self._provisional.move((path, hop), self._checks)
-        if not self._store.put(path, self._confirmed(entry, hop, now)):
+        moves = _trusts(entry, asked.hop) and entry is not None and hop != entry.owner
+        if not self._store.put(path, self._confirmed(entry, hop, now, moves=moves)):
             return Drop.TABLE_FULL
+        if moves:
+            self._forget(path)
+        else:
+            self._provisional.move(asked, self._checks)
         return None
 
-    def _confirmed(self, entry: FlowEntry | None, hop: int, now: float) -> FlowEntry:
+    def _confirmed(
+        self, entry: FlowEntry | None, hop: int, now: float, *, moves: bool
+    ) -> FlowEntry:
         if entry is None:
-            return FlowEntry(hop, now)
-        if entry.owner == hop:
-            if entry.challenger and self._is_quiet(entry.challenger_heard, now):
+            return FlowEntry(hop, now, save_at=DUE)
+        challenger_is_done = entry.challenger == hop or self._is_quiet(entry.challenger_heard, now)
+        if entry.owner == hop or moves:
+            if challenger_is_done:
                 entry = entry._replace(challenger=0, challenger_heard=0.0)
-            return entry._replace(heard=now)
+            return entry._replace(
+                owner=hop, heard=now, save_at=DUE if moves else entry.save_at or DUE
+            )
         if self._is_quiet(entry.heard, now):
-            return FlowEntry(hop, now)
+            return FlowEntry(hop, now, save_at=DUE)
         return entry._replace(challenger=hop, challenger_heard=now)
 
     def _is_quiet(self, heard: float, now: float) -> bool:
@@ -136,19 +163,20 @@ class FlowTable:
         It is, a few times in a flow's life time; and then not until the next time.
         """
         entry = self._store.get(path)
-        if entry is None or entry.owner != hop or entry.save_at > now:
+        if entry is None or entry.owner != hop or entry.save_at > max(now, DUE):
             return False
         self._store.put(path, entry._replace(save_at=now + self.idle_seconds / 3))
         return True
 
     def restore(self, path: Path, hop: int, *, now: float) -> Drop | None:
-        """Take a flow from its registry record; a flow that is there already wins."""
+        """Take a flow from its registry record, on trust; a flow that is there already wins."""
         if self._store.get(path) is not None:
             return None
         if len(self._store) >= self._max_flows:
             return Drop.TABLE_FULL
         # Its record is due at the next answered check: who knows how old it is.
-        return None if self._store.put(path, FlowEntry(hop, now)) else Drop.TABLE_FULL
+        entry = FlowEntry(hop, now, save_at=ON_TRUST)
+        return None if self._store.put(path, entry) else Drop.TABLE_FULL
 
     def release(self, path: Path, hop: int) -> Drop | None:
         """Take out the flow of ``hop``, which gives it back; a challenger inherits."""
@@ -158,6 +186,26 @@ class FlowTable:
         if not _serves(entry, hop):
             return Drop.NOT_OWNER
         self._leave(path, entry, hop, 0)
+        return None
+
+    def give(self, path: Path, hop: int, other: int, *, now: float) -> Drop | None:
+        """Put ``other`` in the place of ``hop``, which gives it the flow.
+
+        What the owner gives is saved by the caller, at once.
+        """
+        entry = self._store.get(path)
+        if entry is None:
+            return Drop.UNKNOWN_FLOW
+        if not _serves(entry, hop):
+            return Drop.NOT_OWNER
+        self._forget(path)
+        if entry.owner == hop:
+            entry = entry._replace(owner=other, save_at=now + self.idle_seconds / 3)
+        else:
+            entry = entry._replace(challenger=other)
+        if entry.challenger == entry.owner:
+            entry = entry._replace(challenger=0, challenger_heard=0.0)
+        self._store.put(path, entry)
         return None
 
     def expire(self, *, now: float) -> None:
@@ -172,77 +220,132 @@ class FlowTable:
             else:
                 self._store.remove(path)
 
-    def drop_hop(self, hop: int, heir: Heir, *, cursor: int = 0) -> int:
-        """Take the flows of a hop that is gone from it, in one step of a walk.
+    def drop_hop(self, hop: int, heir: Heir, *, cursor: int = 0, places: int = SCAN_PLACES) -> int:
+        """Take the flows of a hop that is gone from it, in one step of a walk over ``places``.
 
         A challenger inherits, else the hop that ``heir`` names. Returns the next cursor; 0 when
         all is done.
         """
-        following, flows = self._store.scan(cursor, SCAN_PLACES, hop=hop)
+        following, flows = self._store.scan(cursor, places, hop=hop)
         for path, entry in flows:
-            self._leave(path, entry, hop, heir(path))
+            self._inherit(path, entry, hop, heir)
         return following
+
+    def drop_hop_of(self, path: Path, hop: int, heir: Heir) -> None:
+        """Do the same for one flow, before the walk comes by."""
+        entry = self._store.get(path)
+        if _serves(entry, hop) and entry is not None:
+            self._inherit(path, entry, hop, heir)
+
+    def _inherit(self, path: Path, entry: FlowEntry, hop: int, heir: Heir) -> None:
+        self._forget(path)
+        alone = entry.owner == hop and not entry.challenger
+        self._leave(path, entry, hop, heir(path) if alone else 0)
 
     def _leave(self, path: Path, entry: FlowEntry, hop: int, heir: int) -> None:
         if entry.owner != hop:
             self._store.put(path, entry._replace(challenger=0, challenger_heard=0.0))
         elif entry.challenger:
-            self._store.put(path, FlowEntry(entry.challenger, entry.challenger_heard))
+            self._store.put(path, FlowEntry(entry.challenger, entry.challenger_heard, save_at=DUE))
         elif heir:
-            self._store.put(path, entry._replace(owner=heir))
+            self._store.put(path, entry._replace(owner=heir, save_at=ON_TRUST))
         else:
             self._store.remove(path)
+
+    def _forget(self, path: Path) -> None:
+        """Take no more answers to what was asked on a path; those of its owner just pass."""
+        self._checks.forget(path)
+        self._provisional.forget(path)
 
 
 def _serves(entry: FlowEntry | None, hop: int) -> bool:
     return entry is not None and hop in (entry.owner, entry.challenger)
 
 
-_Key = tuple[Path, int]
+def _trusts(entry: FlowEntry | None, hop: int) -> bool:
+    """Whether ``hop`` owns a flow on trust."""
+    return entry is not None and entry.owner == hop and entry.save_at == ON_TRUST
+
+
+class _Asked(NamedTuple):
+    """Who was asked what about: a flow to be, or that there is."""
+
+    path: Path
+    hop: int
+    token: int
 
 
 class _Requests:
-    """STUN transactions that wait for an answer, by path and hop, in the order of the last one."""
+    """STUN transactions that wait for an answer, in the order of the last one."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._noted: OrderedDict[_Key, dict[bytes, float]] = OrderedDict()
+        self._noted: OrderedDict[_Asked, dict[bytes, float]] = OrderedDict()
+        self._by_path: dict[Path, dict[_Asked, None]] = {}
 
     def __len__(self) -> int:
         return len(self._noted)
 
-    def note(self, key: _Key, transaction_id: bytes, now: float) -> bool:
+    def note(self, asked: _Asked, transaction_id: bytes, now: float) -> bool:
         """Note a request; returns whether the oldest flow's had to go."""
-        transactions = self._noted.pop(key, None)
-        if pushed := transactions is None and len(self._noted) >= self._limit:
-            self._noted.popitem(last=False)
-        transactions = self._noted[key] = transactions or {}
+        transactions = self._noted.get(asked, {})
+        if pushed := not transactions and len(self._noted) >= self._limit:
+            self._remove(next(iter(self._noted)))
         transactions.pop(transaction_id, None)
         if len(transactions) >= MAX_TRANSACTIONS:
             del transactions[next(iter(transactions))]
         transactions[transaction_id] = now
+        self._put(asked, transactions)
         return pushed
 
-    def take(self, key: _Key, transaction_id: bytes, *, since: float) -> bool:
-        """Whether this request was noted, not earlier than ``since``; it is answered then."""
-        transactions = self._noted.get(key)
-        if transactions is None or transaction_id not in transactions:
-            return False
-        at = transactions.pop(transaction_id)
-        if not transactions:
-            del self._noted[key]
-        return at >= since
+    def take(
+        self, path: Path, transaction_id: bytes, hop: int, *, success: bool, since: float
+    ) -> _Asked | None:
+        """Find what ``hop`` answers, noted not earlier than ``since``; it is answered then.
 
-    def move(self, key: _Key, other: _Requests) -> None:
+        A success may be that of a transceiver beside the one that was asked.
+        """
+        beside = [
+            asked
+            for asked in self._by_path.get(path, ())
+            if transaction_id in self._noted[asked]
+            and (asked.hop == hop or (success and max(asked.hop, hop) < FIRST_PEER))
+        ]
+        asked = max(beside, key=lambda one: one.hop == hop, default=None)
+        if asked is None:
+            return None
+        at = self._noted[asked].pop(transaction_id)
+        if not self._noted[asked]:
+            self._remove(asked)
+        return asked if at >= since else None
+
+    def move(self, asked: _Asked, other: _Requests) -> None:
         """Hand what is noted for a flow to another place."""
-        transactions = self._noted.pop(key, None)
-        if transactions:
-            other._noted[key] = transactions
+        if transactions := self._noted.get(asked):
+            self._remove(asked)
+            other._put(asked, transactions)
+
+    def forget(self, path: Path) -> None:
+        """Forget all that was asked on a path."""
+        for asked in tuple(self._by_path.get(path, ())):
+            self._remove(asked)
 
     def expire(self, *, before: float) -> None:
         """Forget flows without a request since then."""
         while self._noted:
-            key, transactions = next(iter(self._noted.items()))
+            asked, transactions = next(iter(self._noted.items()))
             if next(reversed(transactions.values())) >= before:
                 break
-            del self._noted[key]
+            self._remove(asked)
+
+    def _put(self, asked: _Asked, transactions: dict[bytes, float]) -> None:
+        self._noted[asked] = transactions
+        self._noted.move_to_end(asked)
+        self._by_path.setdefault(asked.path, {})[asked] = None
+
+    def _remove(self, asked: _Asked) -> None:
+        del self._noted[asked]
+        of_path = self._by_path[asked.path]
+        del of_path[asked]
+        if not of_path:
+            del self._by_path[asked.path]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge.address import Address
 from edge.forwarder.bpf import KEEP, MAX_INSTRUCTIONS, Program
 from edge.forwarder.gate import Mix, compile_gate
-from edge.wire.stun import encode_request
+from edge.wire.stun import CarriedDtls, encode_request
 from tests.support.bpf import packet, run
 
 CHECK = encode_request(bytes(12), username="A" * 23 + ":abcd", password="x", priority=1)
@@ -102,8 +102,18 @@ def test_what_is_no_binding_request_is_dropped(host: str) -> None:
     assert not passed(CHECK + bytes(4)), "a length that does not fit"
     assert not passed(CHECK[:2] + bytes(2) + CHECK[4:20]), "no USERNAME"
     assert not any(passed(CHECK[:cut]) for cut in range(len(CHECK)))
-    long = CHECK[:2] + (600).to_bytes(2) + CHECK[4:20] + bytes(600)
+    long = CHECK[:2] + (1_184).to_bytes(2) + CHECK[4:20] + bytes(1_184)
     assert not passed(long), "longer than any"
+
+
+def test_a_check_with_dtls_inside_passes_by_lot_too() -> None:
+    """A client that never got it through could not be called while a flood lasts."""
+    carried = CarriedDtls(bytes(900), (1, 2, 3, 4))
+    check = encode_request(
+        bytes(12), username="A" * 23 + ":abcd", password="x", priority=1, carried=carried
+    )
+    assert len(check) > 1_000
+    assert passes(compile_gate([], share=1.0, key=3), ("192.0.2.1", 5), check)
 
 
 @given(addresses, st.binary(max_size=80), keys)

@@ -23,6 +23,7 @@ from edge.http.server import HttpServer
 from edge.metrics import Metrics
 from edge.ready import StartupError
 from edge.registry.directory import Directory
+from edge.registry.lease import LOOK_SECONDS, RELAY_LEASE_SECONDS
 from edge.registry.memory import MemoryRegistry
 from edge.registry.redis import RedisRegistry, open_redis_registry
 from edge.token import TokenKey, TokenSealer
@@ -75,11 +76,14 @@ async def open_base(config: Config) -> AsyncIterator[Base]:
     # One process without a fleet needs no one to share its secret with.
     secret = settings.secret or secrets.token_urlsafe(32)
     previous = TokenKey.derive(settings.previous_secret) if settings.previous_secret else None
+    relay_lease = max(settings.lease_seconds, RELAY_LEASE_SECONDS)
     async with AsyncExitStack() as stack:
         registry: MemoryRegistry | RedisRegistry
         if settings.url == "memory:":
             registry = MemoryRegistry(
-                cluster=settings.cluster, lease_seconds=settings.lease_seconds
+                cluster=settings.cluster,
+                lease_seconds=settings.lease_seconds,
+                relay_lease_seconds=relay_lease,
             )
         else:
             registry = await stack.enter_async_context(
@@ -89,14 +93,15 @@ async def open_base(config: Config) -> AsyncIterator[Base]:
                     previous_secret=settings.previous_secret,
                     cluster=settings.cluster,
                     lease_seconds=settings.lease_seconds,
+                    relay_lease_seconds=relay_lease,
                     peer_urls=settings.peer_urls,
                 )
             )
         directory = Directory(
             registry,
             cluster=settings.cluster,
-            interval_seconds=settings.heartbeat_seconds / 2,
-            lease_seconds=settings.lease_seconds,
+            interval_seconds=min(LOOK_SECONDS, settings.lease_seconds / 2),
+            lease_seconds=relay_lease,
         )
         sealer = TokenSealer(TokenKey.derive(secret), previous)
         client_secrets = SecretSealer(secret, settings.previous_secret)

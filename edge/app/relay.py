@@ -17,6 +17,7 @@ from edge.config import Config
 from edge.geo_data import point_of_relay
 from edge.http.operations import create_operations_app
 from edge.registry.directory import LINGER_SECONDS, keep_relay
+from edge.registry.lease import RELAY_RENEW_SECONDS
 from edge.registry.protocol import RelayListener, RelayRecord
 
 
@@ -32,7 +33,7 @@ async def open_relay(base: Base, url: str, stop: trio.Event) -> AsyncIterator[Ad
             flows = sum(len(each.forwarder.flows) for each in listeners)
             return msgspec.structs.replace(record, flows=flows, draining=stop.is_set())
 
-        interval = base.config.registry.heartbeat_seconds
+        interval = max(base.config.registry.heartbeat_seconds, RELAY_RENEW_SECONDS)
         keep = partial(keep_relay, base.registry, make_record, interval=interval)
         guards = [each.guard for each in listeners if each.guard is not None]
         # Where all is cancelled at once, sessions still say goodbye through the relay.

@@ -23,8 +23,9 @@ From a transceiver, or from a peer with our own public address as the proxy:
 1. Over MAX_DATAGRAM bytes: MALFORMED. A source that is no hop: UNKNOWN_SLOT and ``stale``. No SPP
    header: MALFORMED. A proxy that is neither ours nor a peer's public address: UNKNOWN_RELAY. From
    a peer, a proxy that is another peer's: LOOP.
-2. An empty payload (the flow is given back) and a STUN success or error response, of any method,
-   are raised; STUN without a sound header is MALFORMED.
+2. An empty payload (the flow is given back), four bytes that name a slot (it is given to another,
+   ``wire.spp``) and a STUN success or error response, of any method, are raised; other STUN without
+   a sound header is MALFORMED.
 3. Anything else needs a flow (raised when there is none) whose owner or challenger is in the
    sender's group, else NOT_OWNER. It goes to the client without the header when the proxy is ours,
    and to that peer with it when not.
@@ -73,7 +74,7 @@ class FlowEntry(NamedTuple):
     """Another hop that is confirmed for the same client (see ``routing``), or 0."""
     challenger_heard: float = 0.0
     save_at: float = 0.0
-    """When the flow's registry record is due to be written."""
+    """When the flow's registry record is due to be written; 0: its owner has it on trust."""
 
 
 class FlowStore(Protocol):

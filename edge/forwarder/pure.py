@@ -27,7 +27,7 @@ from edge.forwarder.store import MemoryStore
 from edge.mmsg import BATCH
 from edge.packets import PacketSocket, Waits
 from edge.wire.demux import Kind, classify
-from edge.wire.spp import HEADER_BYTES, MAGIC, Path, encode_path
+from edge.wire.spp import HEADER_BYTES, MAGIC, Path, decode_give, encode_path
 
 FAST: Final = 7_000.0
 """Packets a second from which on the loop ticks; below, it adds no delay."""
@@ -253,12 +253,12 @@ class PureForwarder:
     def _outwards(self, hop: Hop, path: Path, datagram: bytes, peer: Hop | None) -> None:
         payload = datagram[HEADER_BYTES:]
         row = self._store.rows.get(path)
-        if payload[:1] < b"\x04":  # STUN, or nothing at all
-            if payload and not is_sound(payload):
-                self._drops[Drop.MALFORMED] += 1
-                return
-            if not payload or is_response(payload):
+        if payload[:1] < b"\x04":  # STUN, or what is said of the flow
+            if not payload or decode_give(payload) or (is_sound(payload) and is_response(payload)):
                 self._raise(Raised(path, payload, hop.number), known=True)
+                return
+            if not is_sound(payload):
+                self._drops[Drop.MALFORMED] += 1
                 return
         if row is None:
             self._raise(Raised(path, payload, hop.number), known=True)

@@ -3,7 +3,8 @@
 A packet can not wait for a registry, so a ``Directory`` asks it now and then and answers from
 memory. When the registry can not be asked, the last view stays: whoever was known stays routable.
 After such an outage the registry may have lost its records, which come back with their owners'
-next heartbeats; so for one more lease time nobody is taken out of the view.
+next heartbeats; so for ``lease_seconds`` more nobody is taken out of the view. An answer that was
+long in coming proves little too: while the registry stood still nobody could renew a lease.
 
 Of two transceivers at one address only the newer slot counts: the older process is gone, and what
 is meant for it must not reach its successor.
@@ -32,7 +33,7 @@ import structlog
 import trio
 
 from edge.address import Address
-from edge.registry.lease import Lease
+from edge.registry.lease import LEASE_SECONDS, Lease
 from edge.registry.memory import Watcher
 from edge.registry.protocol import (
     MAX_SLOT,
@@ -46,6 +47,8 @@ from edge.registry.protocol import (
 HINT_SECONDS: Final = 0.02
 """The shortest time between two refreshes."""
 GOODBYE_SECONDS: Final = 1.0
+LATE_SECONDS: Final = 0.15
+"""How long a refresh may take to prove that somebody is gone: less than a lease and its renewal."""
 LINGER_SECONDS: Final = 0.1
 """How long a transceiver that leaves stays known, so that relays still take its goodbyes."""
 
@@ -91,6 +94,8 @@ class Directory:
         self._lease = lease_seconds
         self._transceivers: dict[Slot, TransceiverRecord] = {}
         self._relays: dict[RelayKey, RelayRecord] = {}
+        self._transceiver_addresses: frozenset[Address] = frozenset()
+        self._own_relays: dict[Address, Address] = {}
         self._relay_addresses: frozenset[Address] = frozenset()
         self._watchers: list[Callable[[], None]] = []
         self._hint = trio.Event()
@@ -114,6 +119,7 @@ class Directory:
     async def refresh(self) -> None:
         """Ask the registry once."""
         self._refreshes += 1
+        began = trio.current_time()
         try:
             transceivers = await self._registry.transceivers()
             relays = await self._registry.relays()
@@ -121,9 +127,12 @@ class Directory:
             self._failures += 1
             self._stale = True
             return
+        now = trio.current_time()
         if self._stale:
             self._stale = False
-            self._keep_until = trio.current_time() + self._lease
+            self._keep_until = now + self._lease
+        elif now - began > LATE_SECONDS:
+            self._keep_until = max(self._keep_until, now + LEASE_SECONDS)
         self._take(transceivers, relays)
 
     def hint_stale(self) -> None:
@@ -137,6 +146,19 @@ class Directory:
     def is_relay(self, address: Address) -> bool:
         """Tell whether this is the internal address of a living relay of our own cluster."""
         return address in self._relay_addresses
+
+    def is_transceiver(self, address: Address) -> bool:
+        """Tell whether a living transceiver of our cluster, maybe one that drains, is here."""
+        return address in self._transceiver_addresses
+
+    def relay_serving(self, proxy: Address) -> Address | None:
+        """Find the internal address of our own cluster's living relay with this proxy address.
+
+        Where several share it, as behind a load balancer, it is the same one as long as they live,
+        and no one that drains. None for a proxy of another cluster's relay too: which of ours
+        stands between is known only from what it sent.
+        """
+        return self._own_relays.get(proxy)
 
     @contextmanager
     def watch(self, changed: Callable[[], None]) -> Iterator[None]:
@@ -197,12 +219,14 @@ class Directory:
         before = self._places()
         self._relays = by_key
         self._transceivers = {slot: by_slot[slot] for slot in newest.values()}
-        self._relay_addresses = frozenset(
-            listener.internal
-            for record in by_key.values()
-            if record.cluster == self._cluster
-            for listener in record.listeners
+        self._transceiver_addresses = frozenset(newest)
+        own = sorted(
+            (record for record in by_key.values() if record.cluster == self._cluster),
+            key=lambda record: (not record.draining, record.name),
         )
+        listeners = [listener for record in own for listener in record.listeners]
+        self._relay_addresses = frozenset(listener.internal for listener in listeners)
+        self._own_relays = {listener.proxy: listener.internal for listener in listeners}
         self._tell(before, self._places())
 
     def _places(self) -> dict[Slot | RelayKey, tuple[Hashable, ...]]:

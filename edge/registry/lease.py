@@ -14,6 +14,9 @@ LEASE_SECONDS: Final = 0.5
 RENEW_SECONDS: Final = 0.125
 """A quarter of a lease: three renewals may be lost or late."""
 LOOK_SECONDS: Final = 0.2
+RELAY_LEASE_SECONDS: Final = 3.0
+"""A relay's: nobody takes its place, and one that is missed costs its clients' datagrams."""
+RELAY_RENEW_SECONDS: Final = 0.5
 DETECTION_SECONDS: Final = 0.75
 """The budget of DESIGN 7 for a death to be noticed: a lease and a look, and some to spare."""
 

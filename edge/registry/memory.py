@@ -37,13 +37,17 @@ Watcher: TypeAlias = Callable[[Sequence[TransceiverRecord], Sequence[RelayRecord
 
 
 class MemoryRegistry:
-    """A ``Registry`` for the embedded default and for tests. ``clock`` is monotonic seconds."""
+    """A ``Registry`` for the embedded default and for tests. ``clock`` is monotonic seconds.
+
+    ``relay_lease_seconds`` is ``lease_seconds`` where it is None.
+    """
 
     def __init__(
         self,
         *,
         cluster: int = 0,
         lease_seconds: float = 3.0,
+        relay_lease_seconds: float | None = None,
         max_flows: int = MAX_FLOWS,
         clock: Callable[[], float] = trio.current_time,
         entropy: Callable[[int], bytes] = os.urandom,
@@ -51,6 +55,7 @@ class MemoryRegistry:
         self.drops: Counter[Drop] = Counter()
         self._cluster = cluster
         self._lease_seconds = lease_seconds
+        self._relay_lease = lease_seconds if relay_lease_seconds is None else relay_lease_seconds
         self._max_flows = max_flows
         self._clock = clock
         self._entropy = entropy
@@ -70,6 +75,7 @@ class MemoryRegistry:
         other = MemoryRegistry(
             cluster=cluster,
             lease_seconds=self._lease_seconds,
+            relay_lease_seconds=self._relay_lease,
             max_flows=self._max_flows,
             clock=self._clock,
             entropy=self._entropy,
@@ -107,7 +113,7 @@ class MemoryRegistry:
     async def put_relay(self, record: RelayRecord) -> None:
         """Write or renew a relay."""
         await self._checkpoint()
-        self._relays.put((record.cluster, record.name), record, self._lease_seconds)
+        self._relays.put((record.cluster, record.name), record, self._relay_lease)
         self._tell_sharers()
 
     async def remove_relay(self, name: str) -> None:

@@ -86,10 +86,6 @@ class FlowRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Whose transceiver serves the client; of another cluster, by way of its relays."""
     slot: Slot
     """The transceiver's; 0 for another cluster, whose relays know it."""
-    session: str = ""
-    """What its owner calls it; empty where the relay has not been told."""
-    epoch: int = 0
-    """The owner's, by which an earlier one is told from a later; 0 with no session."""
 
     def __repr__(self) -> str:
         """Like a Struct's, without the client."""

@@ -19,7 +19,7 @@ import trio
 
 from edge.address import Address
 from edge.forwarder.protocol import FIRST_PEER, FlowEntry, Forwarder
-from edge.wire.spp import Path, encode_path
+from edge.wire.spp import Path, encode_give, encode_path
 from tests.fuzz.fuzz_wire import CRASHERS, RTCP, RTP, STUN, mutate_bytes
 from tests.support.forwarder_rig import Rig
 from tests.support.net import LoopbackNetwork
@@ -44,7 +44,8 @@ DTLS: Final = (
     bytes.fromhex("16feff0000000000000000003a0100002e000000000000002efefd") + bytes(40),
     bytes.fromhex("17fefd000100000000000500100001000000000005") + bytes(8),
 )
-SEEDS: Final = (*STUN, *DTLS, *RTP, *RTCP)
+GIVES: Final = encode_give(1), encode_give(1 << 16)
+SEEDS: Final = (*STUN, *DTLS, *RTP, *RTCP, *GIVES)
 ROLES: Final = ("client", "transceiver", "peer", "nobody")
 HEARERS: Final[Mapping[str, frozenset[str]]] = {
     "client": frozenset({"transceiver", "peer"}),

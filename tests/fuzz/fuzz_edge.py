@@ -4,8 +4,9 @@
 
 The seeds are what a real call has put on the wire: checks with a valid token, DTLS flights, SRTP
 and SRTCP. Mutants come from strangers, from the callers' own addresses, from the relay's place and
-from a transceiver's place. What must hold: no exception, no answer to a stranger, and every call
-hears every packet.
+from a transceiver's place. A thief, who is a transceiver without a call, a stranger and the callers
+themselves tell the relay meanwhile to give the calls' flows to the thief. What must hold: no
+exception, no answer to a stranger, and every call hears every packet.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import trio.testing
 
 from edge.address import Address
 from edge.errors import Drop, RemoteProtocolError
-from edge.wire.spp import HEADER_BYTES, encode_path
+from edge.registry.protocol import MAX_SLOT, Slot, TransceiverRecord
+from edge.wire.spp import HEADER_BYTES, encode_give, encode_path
 from edge.wire.stun import decode_request
 from tests.fuzz.fuzz_wire import mutate_bytes
 from tests.support.edge_net import HOST, Phone, VirtualEdge, open_edge
@@ -76,6 +78,29 @@ class Tap(VirtualNetwork):
         super().transmit(data, source, destination)
 
 
+class Thief:
+    """A transceiver that serves nobody and claims the flows of others."""
+
+    def __init__(self, network: VirtualNetwork, edge: VirtualEdge, internal: Address) -> None:
+        self._network, self._public, self._internal = network, edge.public, internal
+        self._socket = network.socket((HOST, 0))
+        self.record = TransceiverRecord(
+            slot=Slot(MAX_SLOT), cluster=0, address=self._socket.address, http_url=""
+        )
+
+    def claim(self, rng: random.Random, client: Address, stranger: Address) -> None:
+        """Say that a client's flow is the thief's: as himself, as the client, as a stranger."""
+        give = encode_give(MAX_SLOT)
+        framed = encode_path(client, self._public) + give
+        match rng.randrange(3):
+            case 0:
+                self._network.transmit(framed, self._socket.address, self._internal)
+            case 1:
+                self._network.transmit(give, client, self._public)
+            case _:
+                self._network.transmit(framed, stranger, self._internal)
+
+
 async def attack(runs: int, seed: int) -> Result:
     """Serve calls and send ``runs`` mutants meanwhile."""
     started = perf_counter()
@@ -105,8 +130,11 @@ async def _bombard(
     internal = (await edge.registry.relays())[0].internal
     clients = [phone.socket.address for phone in phones]
     paths = [encode_path(client, edge.public) for client in clients]
+    thief = Thief(network, edge, internal)
+    await edge.registry.put_transceiver(thief.record)
     for number in range(runs):
         data = mutate_bytes(rng, rng.choice(network.seeds))
+        thief.claim(rng, rng.choice(clients), rng.choice(strangers).address)
         match rng.randrange(4):
             case 0 if not _is_authentic(data, phones):
                 rng.choice(strangers).send(data, edge.public)
@@ -120,6 +148,7 @@ async def _bombard(
                 pass
         if number % BATCH == BATCH - 1:
             await trio.sleep(BATCH_SECONDS)
+            await edge.registry.put_transceiver(thief.record)
 
 
 def _is_authentic(data: bytes, phones: Sequence[Phone]) -> bool:

@@ -15,7 +15,7 @@ from edge.address import Address
 from edge.datagram import bind_udp
 from edge.errors import Drop
 from edge.forwarder.protocol import FIRST_PEER, FlowEntry
-from edge.wire.spp import Path, encode_path, split
+from edge.wire.spp import Path, encode_give, encode_path, split
 from tests.support import forwarder_rig as contract
 from tests.support.forwarder_rig import ASKED, DTLS, ERROR, NOISE, RTP, SUCCESS, UNASKED, UNSOUND
 from tests.support.native_rig import HOP, HOST, Rig, open_rig
@@ -27,7 +27,8 @@ NAMES: Final = (
     contract.stun(0x0001, b"\x00\x06\x02\x01" + bytes(516)),
     contract.stun(0x0001, b"\x00\x06\x02\x02" + bytes(516)),
 )
-SEEDS: Final = (*UNSOUND, *UNASKED, *ASKED, *NAMES, SUCCESS, ERROR, RTP, DTLS, NOISE, *LONG)
+GIVES: Final = encode_give(HOP), encode_give(1 << 16)
+SEEDS: Final = (*UNSOUND, *UNASKED, *ASKED, *NAMES, *GIVES, SUCCESS, ERROR, RTP, DTLS, NOISE, *LONG)
 ROUNDS: Final = 500
 BATCH: Final = 200
 FAR: Final[Address] = "192.0.2.1", 3478

@@ -15,7 +15,13 @@ from trio.testing import MockClock
 
 from edge.address import Address
 from edge.errors import ConfigError, Drop, RemoteProtocolError
-from edge.registry.directory import HINT_SECONDS, Directory, keep_relay, keep_transceiver
+from edge.registry.directory import (
+    HINT_SECONDS,
+    LATE_SECONDS,
+    Directory,
+    keep_relay,
+    keep_transceiver,
+)
 from edge.registry.lease import LEASE_SECONDS, RENEW_SECONDS, Lease
 from edge.registry.memory import MemoryRegistry, Watcher
 from edge.registry.protocol import (
@@ -53,6 +59,8 @@ class FlakyRegistry(MemoryRegistry):
         super().__init__(lease_seconds=3.0)
         self.away = False
         self.asked = 0
+        self.seconds = 0.0
+        """How long an answer takes."""
 
     @contextmanager
     def watch(self, changed: Watcher) -> Iterator[None]:
@@ -61,6 +69,7 @@ class FlakyRegistry(MemoryRegistry):
     async def transceivers(self) -> Sequence[TransceiverRecord]:
         self.asked += 1
         self._check()
+        await trio.sleep(self.seconds)
         return await super().transceivers()
 
     async def put_transceiver(self, record: TransceiverRecord) -> None:
@@ -105,6 +114,18 @@ async def test_relays_have_leases_too(autojump_clock: MockClock) -> None:
     assert await registry.relays() == [relay("b")]
     await trio.sleep(3.0)
     assert await registry.relays() == []
+
+
+async def test_a_relay_may_have_a_longer_lease(autojump_clock: MockClock) -> None:
+    registry = MemoryRegistry(lease_seconds=0.5, relay_lease_seconds=3.0)
+    for each in (registry, registry.beside(1)):
+        await each.put_transceiver(transceiver(1))
+        await each.put_relay(relay("a"))
+        await trio.sleep(2.9)
+        assert await each.transceivers() == []
+        assert relay("a") in await each.relays()
+        await trio.sleep(0.2)
+        assert await each.relays() == []
 
 
 class FormerRelayRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -403,6 +424,58 @@ async def test_an_emptied_registry_takes_no_route_down_for_a_lease_time(
         assert {record.slot for record in directory.transceivers} == {2}
         assert directory.relays == ()
         nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_that_was_long_in_coming_takes_nobody_out(
+    autojump_clock: MockClock,
+) -> None:
+    registry = FlakyRegistry()
+    await registry.put_transceiver(transceiver(1))
+    directory = Directory(registry)
+    await directory.refresh()
+    await registry.empty()
+    registry.seconds = LATE_SECONDS + 0.01
+    await directory.refresh()
+    registry.seconds = 0.0
+    for _ in range(2):
+        assert directory.transceiver(Slot(1)) is not None
+        await trio.sleep(LEASE_SECONDS * 0.6)
+        await directory.refresh()
+    assert directory.transceiver(Slot(1)) is None
+
+
+async def test_what_stands_at_an_address(autojump_clock: MockClock) -> None:
+    registry = FlakyRegistry()
+    directory = Directory(registry)
+    tcp = RelayListener(transport="tcp", public=PUBLIC, internal=("10.0.0.9", 4001))
+    await registry.put_transceiver(transceiver(1))
+    await registry.put_transceiver(msgspec.structs.replace(transceiver(2), draining=True))
+    await registry.put_relay(msgspec.structs.replace(relay("a"), more=(tcp,)))
+    await MemoryRegistry.put_relay(registry.beside(9), relay("far", port=4009, cluster=9))
+    await directory.refresh()
+    for slot in (1, 2):
+        assert directory.is_transceiver(transceiver(slot).address)
+    assert not directory.is_transceiver(("10.0.0.9", 4000))
+    assert directory.relay_serving(PUBLIC) == ("10.0.0.9", 4000)
+    assert directory.relay_serving(tcp.proxy) == tcp.internal
+    assert directory.relay_serving(("192.0.2.9", 1)) is None
+    await registry.empty()
+    await directory.refresh()
+    assert not directory.is_transceiver(transceiver(1).address)
+    assert directory.relay_serving(PUBLIC) is None
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+async def test_of_relays_that_share_an_address_the_one_that_stays_serves(names: str) -> None:
+    registry = FlakyRegistry()
+    directory = Directory(registry)
+    for name in names:
+        draining = name == "b"
+        port = 4000 if name == "a" else 4001
+        await registry.put_relay(msgspec.structs.replace(relay(name, port=port), draining=draining))
+    await directory.refresh()
+    assert directory.relay_serving(PUBLIC) == ("10.0.0.9", 4000)
+    assert directory.is_relay(("10.0.0.9", 4001))
 
 
 @pytest.mark.parametrize(("older", "newer"), [(5, 6), (MAX_SLOT, 1), (MAX_SLOT - 3, 2)])

@@ -7,7 +7,8 @@ from trio.testing import MockClock
 
 from edge.errors import Drop
 from edge.lookup import MAX_DATAGRAMS, Outcome
-from edge.wire.spp import split
+from edge.rendezvous import weigh
+from edge.wire.spp import encode_path, split
 from tests.support.net import VirtualNetwork, receive, silence
 from tests.support.relay_rig import (
     RTP,
@@ -66,13 +67,21 @@ async def test_a_record_serves_its_own_slot_only(autojump_clock: MockClock, rig:
     assert rig.drops() == {Drop.NOT_OWNER: 1}
 
 
-async def test_a_record_of_a_dead_slot_serves_nobody(autojump_clock: MockClock, rig: Rig) -> None:
-    client = rig.client()
-    record(rig, client, 99)
-    client.send(RTP, rig.public)
-    await trio.sleep(0.1)
-    assert rig.drops() == {Drop.UNKNOWN_FLOW: 1}
-    assert rig.relay.statistics().flows == 0
+async def test_a_record_of_a_dead_slot_leads_to_its_heir(
+    autojump_clock: MockClock, rig: Rig
+) -> None:
+    clients = [rig.client() for _ in range(16)]
+    heirs = set()
+    for client in clients:
+        record(rig, client, 99)
+        client.send(RTP, rig.public)
+        await trio.sleep(0.1)
+        path = encode_path(client.address, rig.public)
+        heir = max((1, 2), key=lambda slot: weigh(str(slot), path))
+        assert await receive(rig.transceivers[heir]) == [path + RTP]
+        heirs.add(heir)
+    assert heirs == {1, 2}
+    assert rig.drops() == {}
 
 
 async def test_a_client_that_is_not_known_is_looked_up_once_in_a_while(
@@ -95,6 +104,8 @@ async def test_a_client_whose_transceiver_comes_back_soon_is_looked_up_soon(
     autojump_clock: MockClock, rig: Rig
 ) -> None:
     client = rig.client()
+    for slot in (1, 2):
+        rig.fleet.remove(slot)
     record(rig, client, 3)
     client.send(RTP, rig.public)
     await trio.sleep(Outcome.WAITS.value + 0.05)

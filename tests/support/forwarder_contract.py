@@ -19,9 +19,11 @@ from edge.forwarder.protocol import (
     FlowEntry,
     Raised,
 )
-from edge.wire.spp import encode_path
+from edge.registry.protocol import MAX_SLOT
+from edge.wire.spp import encode_give, encode_path
 from tests.support.forwarder_rig import (
     ASKED,
+    CARRYING_SUCCESS,
     DTLS,
     ERROR,
     INDICATION,
@@ -42,7 +44,7 @@ from tests.support.net import receive, silence
 
 async def what_no_client_sends_is_malformed(open_rig: OpenRig) -> None:
     wrong = [b"", RTP.ljust(MAX_PAYLOAD + 1), RTP.ljust(MAX_DATAGRAM + 1), RTP.ljust(5_000)]
-    wrong += [*UNSOUND, *UNASKED]
+    wrong += [*UNSOUND, *UNASKED, encode_give(3), encode_give(4)]
     async with open_rig() as rig:
         rig.transceiver(3)
         for datagram in wrong:
@@ -82,7 +84,8 @@ async def requests_with_a_name_are_raised(open_rig: OpenRig) -> None:
 
 
 async def a_flow_leads_to_its_owner(open_rig: OpenRig) -> None:
-    sent = [RTP, DTLS, INDICATION, SUCCESS, ERROR, NOISE, b"\x80", RTP.ljust(MAX_PAYLOAD)]
+    sent = [RTP, DTLS, INDICATION, SUCCESS, CARRYING_SUCCESS, ERROR, NOISE, b"\x80"]
+    sent.append(RTP.ljust(MAX_PAYLOAD))
     async with open_rig() as rig:
         owner, other = rig.transceiver(3), rig.transceiver(4)
         rig.flow(3)
@@ -183,15 +186,22 @@ async def an_unknown_proxy_is_refused(open_rig: OpenRig) -> None:
 
 
 async def answers_and_goodbyes_are_raised(open_rig: OpenRig) -> None:
-    sent = [b"", SUCCESS, ERROR, stun(0x0103)]
+    sent = [b"", SUCCESS, CARRYING_SUCCESS, ERROR, stun(0x0103)]
+    sent += [encode_give(1), encode_give(MAX_SLOT)]
+    unlike = [bytes(4), b"\x01\x00\x00\x03", encode_give(3)[:3], encode_give(3) + b"\x00"]
     async with open_rig() as rig:
         sender = rig.transceiver(4)
         for _ in range(2):  # without a flow, and with one that is somebody else's
-            for payload in sent:
+            for payload in sent + unlike:
                 sender.send_framed(rig.path, payload, rig.internal)
-            assert await rig.raised(4) == [Raised(rig.path, payload, 4) for payload in sent]
+            raised = await rig.raised(len(sent))
+            assert raised == [Raised(rig.path, payload, 4) for payload in sent]
             rig.flow(3)
-        await rig.counts()
+        rig.flow(4)  # nor does its owner get any of it to the client
+        for payload in sent + unlike:
+            sender.send_framed(rig.path, payload, rig.internal)
+        await rig.raised(len(sent))
+        await rig.counts(drops={Drop.MALFORMED: 3 * len(unlike)})
         assert await silence(rig.client, seconds=0.02)
 
 
@@ -308,10 +318,10 @@ async def a_peers_clients_reach_our_transceivers(open_rig: OpenRig) -> None:
     async with open_rig() as rig:
         owner, (peer, outside) = rig.transceiver(3), rig.peer(FIRST_PEER)
         path = encode_path(rig.client.address, outside)
-        for payload in (RTP, REQUEST, NOISE, b"", UNSOUND[0], UNASKED[0]):
+        for payload in (RTP, REQUEST, NOISE, b"", UNSOUND[0], UNASKED[0], encode_give(3)):
             peer.send_framed(path, payload, rig.internal)
         assert await rig.raised(2) == [Raised(path, RTP, 0), Raised(path, REQUEST, 0)]
-        drops = {Drop.UNKNOWN_KIND: 1, Drop.MALFORMED: 3}
+        drops = {Drop.UNKNOWN_KIND: 1, Drop.MALFORMED: 4}
         await rig.counts(drops=drops)
         rig.flow(3, path=path)
         for payload in (RTP, NOISE, SUCCESS):
@@ -357,9 +367,9 @@ async def a_peer_speaks_for_itself_alone(open_rig: OpenRig) -> None:
         (one, _), (_, of_two) = rig.peer(FIRST_PEER), rig.peer(FIRST_PEER + 1)
         path = encode_path(rig.client.address, of_two)
         rig.flow(FIRST_PEER, path=path)
-        for payload in (RTP, b"", SUCCESS, REQUEST):
+        for payload in (RTP, b"", SUCCESS, REQUEST, encode_give(3)):
             one.send_framed(path, payload, rig.internal)
-        drops = {Drop.LOOP: 4}
+        drops = {Drop.LOOP: 5}
         await rig.counts(drops=drops)
         rig.forwarder.remove_hop(FIRST_PEER + 1)
         one.send_framed(path, RTP, rig.internal)

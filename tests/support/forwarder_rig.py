@@ -45,8 +45,12 @@ def stun(kind: int, *attributes: bytes, length: int | None = None, cookie: bytes
 
 
 REQUEST = stun(0x0001, PRIORITY, USERNAME, INTEGRITY)
+CARRIED = b"\xc0\x71\x00\x10" + bytes(16) + b"\xc0\x70\x03\x83" + bytes(900)
+"""A check's and its answer's part of a DTLS handshake (SPED): attributes we do not know."""
+CARRIER = stun(0x0001, USERNAME, PRIORITY, CARRIED, INTEGRITY)
 INDICATION = stun(0x0011)
 SUCCESS = stun(0x0101, PRIORITY)
+CARRYING_SUCCESS = stun(0x0101, PRIORITY, CARRIED, INTEGRITY)
 ERROR = stun(0x0111, PRIORITY)
 
 UNSOUND = (
@@ -69,6 +73,8 @@ UNASKED = (
 )
 ASKED = (
     REQUEST,
+    CARRIER,
+    stun(0x0001, CARRIED, USERNAME, INTEGRITY),
     stun(0x0001, USERNAME),
     stun(0x0001, *[PRIORITY] * 31, USERNAME),
     stun(0x0001, b"\x00\x06\x00\x05serve\x00\x00\x00"),

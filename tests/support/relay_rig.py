@@ -62,9 +62,9 @@ class FakeFleet:
     def hint_stale(self) -> None:
         self.hints += 1
 
-    def add(self, slot: int, address: Address) -> None:
+    def add(self, slot: int, address: Address, *, draining: bool = False) -> None:
         self._transceivers[slot] = TransceiverRecord(
-            slot=Slot(slot), cluster=CLUSTER, address=address, http_url=""
+            slot=Slot(slot), cluster=CLUSTER, address=address, http_url="", draining=draining
         )
         self._changed()
 
@@ -144,13 +144,12 @@ class Rig:
             priority=1,
         )
 
-    async def answer(self, slot: int) -> None:
-        """Let a transceiver answer one request with success."""
-        sock = self.transceivers[slot]
-        path, payload = split((await receive(sock))[0])
+    async def answer(self, slot: int, *, by: int = 0) -> None:
+        """Let a transceiver answer one request with success, or another that it is passed to."""
+        path, payload = split((await receive(self.transceivers[slot]))[0])
         _, transaction = stun.peek(payload)
         success = stun.encode_success(transaction, ("192.0.2.1", 1), password="of the server")
-        sock.send_framed(path, success, self.internal)
+        self.transceivers[by or slot].send_framed(path, success, self.internal)
 
     async def connect(self, client: Datagrams, slot: int) -> None:
         """Let a client's check be answered with success, which confirms its flow."""

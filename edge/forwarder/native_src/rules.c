@@ -4,6 +4,10 @@
 
 #include "stun.h"
 
+#include <string.h>
+
+#define GIVE_BYTES 4
+
 struct packet {
     const uint8_t *path;
     const uint8_t *payload;
@@ -160,9 +164,17 @@ static void from_owner(struct verdicts *v, const struct packet *p)
         drop(v, NOT_OWNER);
 }
 
+/* What is said of a flow, not to its client: that it is given back, or to a slot (`wire.spp`). */
+static bool is_about_flow(const struct packet *p)
+{
+    static const uint8_t nobody[GIVE_BYTES];
+    return p->length == 0 || (p->length == GIVE_BYTES && p->payload[0] == 0 &&
+                              memcmp(p->payload, nobody, GIVE_BYTES) != 0);
+}
+
 static void outwards(struct verdicts *v, const struct packet *p)
 {
-    if (p->length == 0)
+    if (is_about_flow(p))
         raise_known(v, p);
     else if (!is_stun(p->payload))
         from_owner(v, p);
