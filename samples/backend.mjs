@@ -5,12 +5,16 @@
 //
 // "echo" says back what it hears. "tone" answers each session with one second of 440 Hz, and again
 // after every event {"type":"tone"}. It writes "listening ADDRESS" when it is ready.
+//
+// A session whose connection is lost waits 10 s for another transceiver, and goes on there with what
+// it has not said yet. (What waited at the transceiver is lost: edge.backends.server says it again.)
 
 import net from "node:net";
 import { unlinkSync } from "node:fs";
 
 const OPEN = 1, AUDIO = 2, EVENT = 3, WINDOW = 8, CLOSE = 9, PING = 10, PONG = 11;
-const HEADER = 9, MAX_PAYLOAD = 65536;
+const RESUMED = 13;
+const HEADER = 9, MAX_PAYLOAD = 65536, KEEP_SECONDS = 10;
 
 const [address = "127.0.0.1:7000", mode = "echo"] = process.argv.slice(2);
 
@@ -41,11 +45,25 @@ async function* frames(socket) {
 // One session: says audio as far as the window goes, and the rest when it is wider.
 class Session {
   constructor(send, open) {
-    this.send = send;
     this.rate = Number(open.audio.split("/")[1]);
+    this.waiting = [];
+    this.join(send, open);
+  }
+
+  // Begin on a connection, or go on there.
+  join(send, open) {
+    clearTimeout(this.timer);
+    this.send = send;
+    this.rank = rank(open);
     this.window = open.window_ms;
     this.said = 0; // samples
-    this.waiting = [];
+    this.speak();
+  }
+
+  // Wait for another connection.
+  leave(forget) {
+    this.send = undefined;
+    this.timer = setTimeout(forget, KEEP_SECONDS * 1000);
   }
 
   say(pcm) {
@@ -54,7 +72,7 @@ class Session {
   }
 
   speak() {
-    while (this.waiting.length) {
+    while (this.send && this.waiting.length) {
       const samples = this.waiting[0].length / 2;
       if (((this.said + samples) * 1000) / this.rate > this.window) return;
       this.said += samples;
@@ -75,20 +93,42 @@ class Session {
   }
 }
 
+const calls = new Map(); // all sessions, by call
+
+// The order of those who open a call: the higher epoch has it, of one epoch the later attempt.
+function rank({ resumed, attempt }) {
+  return (resumed?.epoch ?? 1) * 2 ** 20 + attempt;
+}
+
+function begin(sessions, send, number, open) {
+  if (open.version !== 1 || (mode === "tone" && !open.audio.startsWith("pcm16/"))) {
+    send(CLOSE, number, Buffer.from('{"reason":"version"}'));
+    return;
+  }
+  const say = (kind, payload) => send(kind, number, payload);
+  const known = open.resumed && calls.get(open.call);
+  if (known && rank(open) <= known.rank) {
+    send(CLOSE, number, Buffer.from('{"reason":"fenced"}'));
+    return;
+  }
+  if (known) send(RESUMED, number);
+  const session = known ?? new Session(say, open);
+  if (known) session.join(say, open);
+  session.on = sessions; // it is no longer on any other connection
+  sessions.set(number, session);
+  calls.set(open.call, session);
+  session.forget = () => calls.get(open.call) === session && calls.delete(open.call);
+  if (!known && mode === "tone") session.tone();
+}
+
 function take(sessions, send, { kind, session: number, payload }) {
   const session = sessions.get(number);
   if (kind === PING) {
     send(PONG, number, payload);
   } else if (kind === OPEN) {
-    const open = JSON.parse(payload);
-    if (open.version !== 1 || (mode === "tone" && !open.audio.startsWith("pcm16/"))) {
-      send(CLOSE, number, Buffer.from('{"reason":"version"}'));
-      return;
-    }
-    sessions.set(number, new Session((k, p) => send(k, number, p), open));
-    if (mode === "tone") sessions.get(number).tone();
-  } else if (!session) {
-    return; // one that we have closed
+    begin(sessions, send, number, JSON.parse(payload));
+  } else if (session?.on !== sessions) {
+    return; // one that we have closed, or that goes on elsewhere
   } else if (kind === AUDIO && mode === "echo") {
     send(AUDIO, number, payload); // as fast as it comes: never ahead of the window
   } else if (kind === EVENT && mode === "tone") {
@@ -98,6 +138,8 @@ function take(sessions, send, { kind, session: number, payload }) {
     session.speak();
   } else if (kind === CLOSE) {
     sessions.delete(number);
+    if (payload.length && JSON.parse(payload).reason === "moved") session.leave(session.forget);
+    else session.forget();
   }
 }
 
@@ -111,6 +153,9 @@ async function serve(socket) {
     console.error(`connection lost: ${error.message}`);
   }
   socket.destroy();
+  for (const session of sessions.values()) {
+    if (session.on === sessions) session.leave(session.forget);
+  }
 }
 
 const path = address.startsWith("unix:") ? address.slice(5) : undefined;

@@ -20,6 +20,7 @@ from edge.backends.frames.wire import (
     FrameDecoder,
     Kind,
     Open,
+    Place,
     audio_samples,
     decode_close,
     decode_event,
@@ -27,8 +28,11 @@ from edge.backends.frames.wire import (
     decode_open,
     encode_frame,
     encode_milliseconds,
+    encode_open,
 )
+from edge.backends.protocol import MAX_TOKEN_BYTES
 from edge.errors import Drop, RemoteProtocolError
+from edge.session_config import MAX_SESSION_BYTES
 
 OPEN = Open(version=1, call="rtc_1", audio="pcm16/24000", window_ms=30_000)
 FRAMES = st.builds(Frame, st.integers(0, 255), st.integers(0, 2**32 - 1), st.binary(max_size=300))
@@ -39,7 +43,7 @@ SAMPLES = 480
 def test_the_layout_is_the_documented_one() -> None:
     assert encode_frame(Kind.AUDIO, 7, b"\x01\x02") == bytes.fromhex("00000002 02 00000007 0102")
     assert encode_milliseconds(1_500) == bytes.fromhex("000005dc")
-    assert [kind.value for kind in Kind] == list(range(1, 13))
+    assert [kind.value for kind in Kind] == list(range(1, 15))
 
 
 @given(st.lists(FRAMES, max_size=8), st.randoms())
@@ -130,6 +134,25 @@ def test_open_of_another_version_or_format_is_refused() -> None:
         raw = msgspec.to_builtins(OPEN) | change
         with pytest.raises(RemoteProtocolError):
             decode_open(msgspec.json.encode(raw))
+
+
+def test_the_longest_open_fits_into_a_frame() -> None:
+    """A configuration may be longer when it is written anew: 1e15 is."""
+    config = b'{"a":[' + b",".join([b"1e15"] * 6_550) + b"]}"
+    assert MAX_SESSION_BYTES - 100 < len(config) <= MAX_SESSION_BYTES
+    place = Place(epoch=2**32 - 1, played_ms=0, heard_ms=0, token=bytes(MAX_TOKEN_BYTES))
+    payload = encode_open(msgspec.structs.replace(OPEN, resumed=place), config)
+    assert len(payload) <= MAX_PAYLOAD
+    read = decode_open(payload)
+    assert read.resumed == place
+    assert read.session == msgspec.json.decode(config)
+
+
+def test_a_token_in_an_open_is_bounded() -> None:
+    place = Place(epoch=2, played_ms=0, heard_ms=0, token=bytes(MAX_TOKEN_BYTES + 1))
+    for wrong in (place, msgspec.structs.replace(place, token=b"", epoch=0)):
+        with pytest.raises(RemoteProtocolError):
+            decode_open(encode_open(msgspec.structs.replace(OPEN, resumed=wrong)))
 
 
 def test_close_without_a_payload_is_done() -> None:

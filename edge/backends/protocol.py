@@ -10,6 +10,7 @@ the client shall hear. Whatever needs to wait does so in ``run``, which the sess
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
@@ -18,6 +19,11 @@ import msgspec
 from edge.errors import Drop
 
 PCM_RATES: Final = (8_000, 16_000, 24_000, 48_000)  # Hz
+MAX_TOKEN_BYTES: Final = 16_384
+"""Of what a conversation leaves to whoever goes on with it."""
+
+BACKEND_RESTARTED: Final = "session.backend_restarted"
+"""The ``type`` of the client's event: another stream to the model that may not know all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,24 @@ class AudioFrame(msgspec.Struct, frozen=True, gc=False):
         return f"AudioFrame({len(self.payload)} bytes, {self.duration} s)"
 
 
+class Resumed(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a call goes on that another process served before; from its last checkpoint."""
+
+    epoch: int
+    """Which owner of the call this is: 2 and more."""
+    played: int
+    """Samples of the backend's that the client was played; what ``Speaker.played`` begins with."""
+    heard: int
+    """Samples that the former conversation was given."""
+    exact: bool = False
+    """It was a planned move: nothing was played or heard since."""
+    token: bytes = b""
+    """What the former conversation's ``resume_token`` gave; empty: nothing."""
+
+    def __repr__(self) -> str:
+        return f"Resumed(epoch={self.epoch}, played={self.played}, heard={self.heard})"
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a backend may know of the session it serves."""
@@ -55,6 +79,8 @@ class Call:
     """What the conversation hears and speaks."""
     session_config: bytes | None = field(default=None, repr=False)
     """What the session was opened with, a JSON object in OpenAI's dialect; None: nothing."""
+    resumed: Resumed | None = None
+    """None: the call begins here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +158,30 @@ class Conversation(Protocol):
         """Serve the stream until the model is done; cancelled when the session ends.
 
         Returning ends the session with ``BACKEND_CLOSED``, raising with ``BACKEND_FAILED``.
+        """
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A conversation with which another process can go on: its token becomes ``Call.resumed``'s.
+
+    When the model may have forgotten some of the call, the client is told BACKEND_RESTARTED.
+    """
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called whenever a checkpoint would hold another token than before.
+
+        It comes out of any of our methods and must not block; once, before ``run``.
+        """
+
+    def resume_token(self) -> bytes:
+        """Give what the next conversation needs, MAX_TOKEN_BYTES at most; cheap."""
+
+    def move(self) -> None:
+        """The call goes on elsewhere, or does already: part from the model without ending it.
+
+        To be called before the last ``resume_token`` of a planned move, and before ``run`` is
+        cancelled because another owns the call. Nothing is heard, said or told any more.
         """
 
 

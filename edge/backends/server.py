@@ -12,13 +12,17 @@ The handler runs once for each session, and is cancelled when the session ends o
 Returning finishes the conversation, raising fails it; others go on. Writing takes turns by a lock
 that is fair, so that sessions need no queue here. What a handler does not take in time is bounded
 by its window; of a transceiver that does not keep to it the oldest audio is dropped.
+
+A handler does not notice when its session goes on at another transceiver, but for a wait. Where
+the session was not kept (``keep_seconds``) or was another process's, it begins anew, and
+``session.resumed`` says so.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Final
@@ -27,6 +31,7 @@ import structlog
 import trio
 
 from edge.address import format_address, parse_stream_address
+from edge.backends.frames.host import WRITE_SECONDS, Handler, Host, Hosted, Refused
 from edge.backends.frames.session import BackendSession, Event
 from edge.backends.frames.wire import (
     CONNECTION,
@@ -34,71 +39,89 @@ from edge.backends.frames.wire import (
     Frame,
     FrameDecoder,
     Kind,
+    decode_close,
     decode_open,
     encode_close,
     encode_frame,
 )
 from edge.errors import RemoteProtocolError
 
-__all__ = ["BackendSession", "Event", "Handler", "serve_backend", "serve_stream"]
+__all__ = [
+    "BackendSession",
+    "Event",
+    "Handler",
+    "Host",
+    "serve_backend",
+    "serve_connection",
+    "serve_stream",
+]
 
+KEEP_SECONDS: Final = 10.0
+"""For which a session without a transceiver waits for the next one."""
 SILENCE_SECONDS: Final = 60.0
 """Without a frame a connection is closed: transceivers send a ``ping`` every few seconds."""
-WRITE_SECONDS: Final = 5.0
-"""For one frame; a transceiver that takes longer is gone."""
 READ_BYTES: Final = 32_768
 
 log = structlog.get_logger()
 
-Handler = Callable[[BackendSession], Awaitable[None]]
-
 
 @asynccontextmanager
 async def serve_backend(
-    address: str, handler: Handler, *, max_sessions: int = 1_000
+    address: str, handler: Handler, *, max_sessions: int = 1_000, keep_seconds: float = KEEP_SECONDS
 ) -> AsyncIterator[str]:
     """Serve on ``unix:/PATH`` or ``HOST:PORT`` (port 0 takes a free one) for as long as the block.
 
-    Yields the address. Over ``max_sessions`` on one connection sessions are refused. Raises OSError
-    when it can not listen, ValueError for what is no address.
+    Yields the address. Over ``max_sessions`` in all sessions are refused. One whose connection is
+    lost is kept for ``keep_seconds``. Raises OSError when it can not listen, ValueError for what
+    is no address.
     """
-    serve = partial(serve_stream, handler, max_sessions)
+    host = Host(handler, max_sessions=max_sessions, keep_seconds=keep_seconds)
     with _unix_path(address):
         listeners = await _listen(address)
         async with trio.open_nursery() as nursery:
+            serve = partial(serve_connection, host, nursery)
             nursery.start_soon(trio.serve_listeners, serve, listeners)
             yield _bound(address, listeners[0])
             nursery.cancel_scope.cancel()
 
 
 async def serve_stream(handler: Handler, max_sessions: int, stream: trio.abc.Stream) -> None:
-    """Serve one transceiver until it leaves; raises nothing but what cancels us."""
+    """Serve one transceiver and keep nothing when it has left; raises only what cancels us."""
+    host = Host(handler, max_sessions=max_sessions, keep_seconds=0.0)
+    async with trio.open_nursery() as nursery:
+        await serve_connection(host, nursery, stream)
+        nursery.cancel_scope.cancel()
+
+
+async def serve_connection(host: Host, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
+    """Serve one of several transceivers until it leaves; handlers are tasks of the nursery."""
     try:
-        await _Served(stream, handler, max_sessions).run()
+        await _Served(stream, host).run(nursery)
     finally:
         await trio.aclose_forcefully(stream)
 
 
 class _Served:
-    """One connection; the sessions on it are tasks of its nursery."""
+    """One connection, and the sessions that are on it now."""
 
-    def __init__(self, stream: trio.abc.Stream, handler: Handler, max_sessions: int) -> None:
+    def __init__(self, stream: trio.abc.Stream, host: Host) -> None:
         self._stream = stream
-        self._handler = handler
-        self._max_sessions = max_sessions
-        self._sessions: dict[int, tuple[BackendSession, trio.CancelScope]] = {}
+        self._host = host
+        self._sessions: dict[int, Hosted] = {}
         self._lock = trio.Lock()
         self._scope = trio.CancelScope()
         self._cut = False  # the last frame was not written whole: nothing may follow it
 
-    async def run(self) -> None:
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                try:
-                    await self._read(nursery)
-                except (trio.BrokenResourceError, RemoteProtocolError, trio.TooSlowError) as error:
-                    log.warning("transceiver lost", error=type(error).__name__)
-                nursery.cancel_scope.cancel()
+    async def run(self, nursery: trio.Nursery) -> None:
+        try:
+            with self._scope:
+                await self._read(nursery)
+        except (trio.BrokenResourceError, RemoteProtocolError, trio.TooSlowError) as error:
+            log.warning("transceiver lost", error=type(error).__name__)
+        finally:
+            self._cut = True
+            for hosted in self._here():
+                self._host.leave(hosted)
 
     async def send(self, frame: bytes, before: Callable[[], None] = lambda: None) -> None:
         """Write a frame; once begun it is written whole, whoever is cancelled meanwhile."""
@@ -110,7 +133,7 @@ class _Served:
             deadline = trio.current_time() + WRITE_SECONDS
             with (
                 trio.CancelScope(shield=True, deadline=deadline),
-                suppress(trio.BrokenResourceError),
+                suppress(trio.BrokenResourceError, trio.ClosedResourceError),
             ):
                 await self._stream.send_all(frame)
                 self._cut = False
@@ -134,43 +157,43 @@ class _Served:
                 await self.send(encode_frame(Kind.PONG, CONNECTION, frame.payload))
         elif frame.kind == Kind.OPEN:
             await self._open(frame, nursery)
-        elif frame.session in self._sessions:
-            session, scope = self._sessions[frame.session]
-            if frame.kind == Kind.CLOSE:
-                del self._sessions[frame.session]
-                scope.cancel()
-                return
+        elif (hosted := self._find(frame.session)) is not None:
             try:
-                session.receive(frame)
+                self._receive(hosted, frame)
             except RemoteProtocolError:
-                session.dropped += 1
+                hosted.session.dropped += 1
+
+    def _receive(self, hosted: Hosted, frame: Frame) -> None:
+        if frame.kind != Kind.CLOSE:
+            hosted.session.receive(frame)
+            return
+        del self._sessions[frame.session]
+        if decode_close(frame.payload).reason == CloseReason.MOVED:
+            self._host.leave(hosted)
+        else:
+            hosted.end()
 
     async def _open(self, frame: Frame, nursery: trio.Nursery) -> None:
         try:
-            session = BackendSession(decode_open(frame.payload), frame.session, self)
+            opened = decode_open(frame.payload)
+            hosted = self._host.open(opened, frame.session, self, nursery)
+            self._sessions[frame.session] = hosted
         except RemoteProtocolError:
             await self._close(frame.session, CloseReason.VERSION)
-            return
-        if len(self._sessions) >= self._max_sessions:
-            await self._close(frame.session, CloseReason.OVERLOADED)
-            return
-        scope = trio.CancelScope()
-        self._sessions[frame.session] = session, scope
-        nursery.start_soon(self._handle, session, frame.session, scope)
+        except Refused as refused:
+            await self._close(frame.session, refused.reason)
 
-    async def _handle(self, session: BackendSession, number: int, scope: trio.CancelScope) -> None:
-        reason = CloseReason.FAILED
-        try:
-            with scope:
-                await session.send_window()
-                await self._handler(session)
-                reason = CloseReason.DONE
-        except Exception:
-            log.exception("backend handler failed", session=session.call)
-        finally:
-            if self._sessions.pop(number, None) is not None:
-                with trio.move_on_after(WRITE_SECONDS, shield=True):
-                    await self._close(number, reason)
+    def _find(self, number: int) -> Hosted | None:
+        """The session of this number, unless it is over or somewhere else by now."""
+        hosted = self._sessions.get(number)
+        if hosted is not None and (hosted.done or hosted.wire is not self):
+            del self._sessions[number]
+            return None
+        return hosted
+
+    def _here(self) -> list[Hosted]:
+        found = [self._find(number) for number in tuple(self._sessions)]
+        return [hosted for hosted in found if hosted is not None]
 
     async def _close(self, number: int, reason: CloseReason) -> None:
         await self.send(encode_frame(Kind.CLOSE, number, encode_close(reason)))

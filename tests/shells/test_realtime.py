@@ -12,7 +12,16 @@ import trio
 import trio.testing
 
 from edge.audio.pacer import Pacer
-from edge.backends.protocol import AudioFormat, AudioFrame, Call, CallQuality, Speaker
+from edge.backends.protocol import (
+    BACKEND_RESTARTED,
+    AudioFormat,
+    AudioFrame,
+    Call,
+    CallQuality,
+    Resumable,
+    Resumed,
+    Speaker,
+)
 from edge.backends.realtime.backend import make_realtime
 from edge.backends.realtime.connection import ConnectionLost, Target, _Watched
 from edge.backends.realtime.conversation import RealtimeConversation
@@ -24,6 +33,7 @@ from tests.support.realtime_server import RAW, Server, play_raw
 
 KEY = "sk-of-the-test"
 PCM24 = AudioFormat("pcm16", 24_000)
+HUM = encode("session.update", session={"type": "realtime", "instructions": "Hum."})
 FRAME = AudioFrame(b"\x01\x00" * 480, 0.02)
 
 
@@ -52,7 +62,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def conversation(scenario: str, instead: Speaker | None = None) -> AsyncGenerator[Rig]:
+async def conversation(
+    scenario: str, instead: Speaker | None = None, resumed: Resumed | None = None
+) -> AsyncGenerator[Rig]:
     """A conversation that is not running yet, with a server behind ``open_stream``."""
     received: list[Event] = []
     opened: list[float] = []
@@ -78,15 +90,15 @@ async def conversation(scenario: str, instead: Speaker | None = None) -> AsyncGe
         backend = make_realtime(
             settings, {"OPENAI_API_KEY": KEY}, open_stream=open_stream, random=lambda: 0.5
         )
-        ear, speaker = Ear(), ClockSpeaker()
-        made = backend.open(Call("rtc_1", PCM24), instead or speaker, ear)
+        ear, speaker = Ear(), ClockSpeaker(played=resumed.played / 24_000 if resumed else 0.0)
+        made = backend.open(Call("rtc_1", PCM24, resumed=resumed), instead or speaker, ear)
         yield Rig(made, ear, speaker, received, opened, nursery)
         nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def running(scenario: str) -> AsyncGenerator[Rig]:
-    async with conversation(scenario) as rig, trio.open_nursery() as nursery:
+async def running(scenario: str, resumed: Resumed | None = None) -> AsyncGenerator[Rig]:
+    async with conversation(scenario, resumed=resumed) as rig, trio.open_nursery() as nursery:
         nursery.start_soon(rig.conversation.run)
         yield rig
         nursery.cancel_scope.cancel()
@@ -243,6 +255,81 @@ async def test_an_event_beyond_all_bounds_ends_the_connection(
             await rig.conversation.run()
         assert "code 1009" in str(root(caught.value))
         assert len(rig.speaker.audio) == 0.6 * 48_000
+
+
+async def test_another_process_goes_on_with_what_was_said(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    changes: list[float] = []
+    async with running("scribe") as rig:
+        assert isinstance(rig.conversation, Resumable)
+        rig.conversation.watch(lambda: changes.append(trio.current_time()))
+        rig.conversation.receive_event(HUM)
+        rig.nursery.start_soon(rig.talk, 2.3)
+        await trio.sleep(2.2)  # of the answer's 4 s, 2 s were heard
+        rig.conversation.move()
+        played, token = rig.speaker.played, rig.conversation.resume_token()
+        await trio.sleep(1.0)
+        assert rig.speaker.played - played <= 0.5  # what it held: it is not fed any more
+    assert 0 < len(changes) < 10
+    assert rig.received[-1] == {"type": "closed", "code": 1000, "reason": "moved"}
+    resumed = Resumed(epoch=2, played=round(played * 24_000), heard=0, exact=True, token=token)
+    async with running("scribe", resumed) as heir:
+        await heir.ear.wait_for("session.updated")
+        await trio.sleep(0.1)
+        assert heir.kinds()[1:] == ["session.update", *["conversation.item.create"] * 2]
+        assert cast("Event", heir.received[1]["session"])["instructions"] == "Hum."
+        assert [text_of(event) for event in heir.received[2:]] == [
+            ("item_user", "user", "hello there"),
+            ("item_1", "assistant", "a"),  # of "a tone"
+        ]
+        assert heir.ear.kinds == [
+            BACKEND_RESTARTED,
+            "output_audio_buffer.cleared",
+            "session.created",
+            "session.updated",
+        ]
+        assert heir.ear.events[0]["items"] == 2
+        assert heir.ear.events[1]["response_id"] == "resp_1"
+        heir.nursery.start_soon(heir.talk, 1.0)
+        await heir.ear.wait_for("output_audio_buffer.started")
+
+
+def text_of(event: Event) -> tuple[object, ...]:
+    """Id, role and text of a ``conversation.item.create``."""
+    item = cast("dict[str, list[dict[str, object]]]", event["item"])
+    return item["id"], item["role"], item["content"][0]["text"]
+
+
+@pytest.mark.parametrize("scenario", ["nobody", "reset", "closing"])
+async def test_who_moved_does_not_care_what_becomes_of_the_server(
+    autojump_clock: trio.testing.MockClock, scenario: str
+) -> None:
+    async with conversation(scenario) as rig, trio.open_nursery() as nursery:
+        nursery.start_soon(rig.conversation.run)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.conversation.move()
+        rig.conversation.hear(FRAME)
+        rig.conversation.receive_event(encode("response.create"))
+        told = len(rig.ear.events)
+        await trio.sleep(100.0)
+        assert len(rig.ear.events) == told
+        assert rig.conversation.drops[Drop.NOT_READY] == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_comes_back_is_told_what_was_said(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running("reset") as rig:
+        rig.conversation.receive_event(HUM)
+        await rig.ear.wait_for("session.updated", times=2)
+        updates = [event for event in rig.received if event["type"] == "session.update"]
+        again = cast("Event", updates[-1]["session"])
+        assert again["instructions"] == "Hum."
+        assert "audio" in again
+        created = [n for n, kind in enumerate(rig.ear.kinds) if kind == "session.created"]
+        assert created[0] < rig.ear.kinds.index(BACKEND_RESTARTED) < created[1]
 
 
 async def test_errors_reach_the_client(autojump_clock: trio.testing.MockClock) -> None:

@@ -11,7 +11,7 @@ import trio.testing
 from edge.backends.frames.backend import FramesBackend
 from edge.backends.frames.conversation import FramesConversation, Patience
 from edge.backends.frames.wire import FORMATS, Frame, FrameDecoder, Kind, encode_frame
-from edge.backends.protocol import AudioFrame, Call, CallQuality
+from edge.backends.protocol import AudioFrame, Call, CallQuality, Resumed
 from edge.errors import BackendError
 
 PCM = "pcm16/24000"
@@ -25,12 +25,12 @@ class ListedSpeaker:
 
     quality = QUALITY
 
-    def __init__(self, *, rate: float = 1.0) -> None:
+    def __init__(self, *, rate: float = 1.0, played: float = 0.0) -> None:
         self.frames: list[AudioFrame] = []
         self.calls: list[str] = []
         self.most_queued = 0.0
         self._rate = rate
-        self._queued = self._played = 0.0
+        self._queued, self._played = 0.0, played
         self._seen = trio.current_time()
 
     @property
@@ -46,6 +46,11 @@ class ListedSpeaker:
     def played(self) -> float:
         assert self.queued >= 0.0
         return self._played
+
+    def stop(self) -> None:
+        """Play nothing more."""
+        assert self.queued >= 0.0
+        self._rate = 0.0
 
     def play(self, frame: AudioFrame) -> None:
         self._queued = self.queued + frame.duration
@@ -143,14 +148,21 @@ class Client:
     """One session's conversation and what came of it."""
 
     def __init__(
-        self, backend: FramesBackend, *, audio: str = PCM, name: str = "rtc_1", rate: float = 1.0
+        self,
+        backend: FramesBackend,
+        *,
+        audio: str = PCM,
+        name: str = "rtc_1",
+        rate: float = 1.0,
+        resumed: Resumed | None = None,
     ) -> None:
-        self.speaker = ListedSpeaker(rate=rate)
+        played = resumed.played / FORMATS[audio].clock_rate if resumed else 0.0
+        self.speaker = ListedSpeaker(rate=rate, played=played)
         self.events = ListedEvents()
         self.outcome: str | None = None
         self.done = trio.Event()
         self.conversation: FramesConversation = backend.open(
-            Call(name, FORMATS[audio]), self.speaker, self.events
+            Call(name, FORMATS[audio], resumed=resumed), self.speaker, self.events
         )
 
     async def run(self) -> None:

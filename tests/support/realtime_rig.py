@@ -130,9 +130,10 @@ class HandSpeaker:
 class ClockSpeaker(HandSpeaker):
     """A ``Speaker`` that plays by Trio's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, played: float = 0.0) -> None:
         super().__init__()
         self._heard_at = 0.0
+        self._played = round(played * self._rate)
 
     @property
     def queued(self) -> float:

@@ -200,6 +200,29 @@ async def talkative(talk: Talk) -> None:
     await answer(talk, seconds=10.0)
 
 
+async def scribe(talk: Talk) -> None:
+    """Write down what the user says, answer at length, and take what it is told of before."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_acknowledge, talk)
+        await greet(talk)
+        await talk.wait_for_audio(0.2)
+        await talk.send("input_audio_buffer.committed", item_id="item_user")
+        await answer(talk, seconds=4.0)
+        said = {"item_id": "item_user", "content_index": 0, "transcript": "hello there"}
+        usage = {"type": "duration", "seconds": 0.2}
+        await talk.send(
+            "conversation.item.input_audio_transcription.completed", usage=usage, **said
+        )
+        await trio.sleep_forever()
+
+
+async def _acknowledge(talk: Talk) -> None:
+    for times in count(1):
+        created = await talk.wait_for("conversation.item.create", times=times)
+        await talk.send("conversation.item.added", item=created["item"])
+        await talk.send("conversation.item.done", item=created["item"])
+
+
 async def slow(talk: Talk) -> None:
     """Speak at less than half of real time."""
     await greet(talk)
@@ -314,8 +337,8 @@ async def banning(talk: Talk) -> None:
 SCENARIOS: Final[dict[str, Callable[[Talk], Awaitable[None]]]] = {
     each.__name__: each
     for each in (
-        normal, agent, listening, talkative, barge_in, slow, deaf, silent, reset, half_close,
-        garbage, huge, errors, rate_limit, closing, failing, banning,
+        normal, agent, listening, talkative, scribe, barge_in, slow, deaf, silent, reset,
+        half_close, garbage, huge, errors, rate_limit, closing, failing, banning,
     )
 }  # fmt: skip
 DEAF: Final = ("deaf",)

@@ -1,8 +1,8 @@
 """One session of the ``frames`` backend: what it hears goes out, what comes is spoken.
 
-How far the backend may speak ahead is its window: so many milliseconds in total since ``open``.
-It is what was spoken and is not queued any more, played or flushed, and ``ahead_seconds``; the next
-``window`` frame is due when half of it is used up and no more than half is still queued.
+A session that was open before, at another transceiver or on a connection that was lost, is opened
+again with its ``Place``. A backend that still has it says ``resumed`` before all else; with any
+other it is a new stream, and the client is told so.
 """
 
 from __future__ import annotations
@@ -16,31 +16,40 @@ import msgspec
 import structlog
 import trio
 
+from edge.backends.frames.allowance import Allowance
 from edge.backends.frames.connection import Outgoing
 from edge.backends.frames.link import Link
+from edge.backends.frames.opening import Openings
 from edge.backends.frames.wire import (
     MAX_PAYLOAD,
-    VERSION,
     CloseReason,
     Frame,
     Kind,
-    Open,
     audio_samples,
     decode_close,
     decode_event,
     decode_milliseconds,
+    decode_token,
     encode_close,
     encode_milliseconds,
     encode_quality,
 )
-from edge.backends.protocol import AudioFormat, AudioFrame, Call, EventSink, Speaker
+from edge.backends.protocol import (
+    BACKEND_RESTARTED,
+    AudioFormat,
+    AudioFrame,
+    Call,
+    EventSink,
+    Speaker,
+)
 from edge.errors import BackendError, Drop, RemoteProtocolError
-from edge.session_config import decode_session
 
 QUEUE_SECONDS: Final = 1.0
 """Audio that may wait for a backend that does not take it; the oldest is dropped beyond it."""
 PIECE_SECONDS: Final = 0.02
 """What comes in longer pieces is played in these; Opus packets stay whole."""
+ANSWER_SECONDS: Final = 2.0
+"""A backend that has said nothing for so long does not go on with a session."""
 
 log = structlog.get_logger()
 
@@ -58,7 +67,7 @@ class Patience:
 
 
 class FramesConversation:
-    """See ``Conversation``; made by ``FramesBackend.open``."""
+    """See ``Conversation`` and ``Resumable``; made by ``FramesBackend.open``."""
 
     def __init__(
         self,
@@ -74,45 +83,71 @@ class FramesConversation:
         self._call = call
         self._speaker = speaker
         self._events = events
-        self._audio_name = audio_name
         self._patience = patience
         self._find_link = find_link
         self._rate = call.audio.clock_rate
         self._outgoing = Outgoing(
             clock_rate=self._rate, queue_seconds=QUEUE_SECONDS, drops=self.drops
         )
-        self._ahead = round(patience.ahead_seconds * self._rate)
-        self._spoken = self._granted = 0  # samples since ``open``
-        self._spent = trio.Event()
+        self._allowance = Allowance(rate=self._rate, seconds=patience.ahead_seconds)
+        self._openings = Openings(call, audio_name)
+        self._awaits_answer = False
+        self._answered = trio.Event()
+        self._moved = False
+        self._changed: Callable[[], None] = lambda: None
         self._over = trio.CancelScope()
         self._reason: CloseReason | None = None
 
     def hear(self, frame: AudioFrame) -> None:
         """Send what the client said, as soon as the backend takes it."""
-        self._outgoing.add_audio(frame.payload, round(frame.duration * self._rate))
+        if self._moved:
+            self.drops[Drop.NOT_READY] += 1
+            return
+        samples = round(frame.duration * self._rate)
+        self._openings.heard += samples
+        self._outgoing.add_audio(frame.payload, samples)
 
     def receive_event(self, event: bytes) -> None:
         """Send an event."""
         if len(event) > MAX_PAYLOAD:
             self.drops[Drop.MALFORMED] += 1
-            return
-        self._outgoing.add_control(Kind.EVENT, event)
+        elif self._moved:
+            self.drops[Drop.NOT_READY] += 1
+        else:
+            self._outgoing.add_control(Kind.EVENT, event)
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """See ``Resumable``."""
+        self._changed = changed
+
+    def resume_token(self) -> bytes:
+        """Give what the backend wants to be kept for it."""
+        return self._openings.token
+
+    def move(self) -> None:
+        """Have the backend wait for another transceiver; ``run`` only waits to be cancelled."""
+        self._moved = True
+        self._over.cancel()
 
     async def run(self) -> None:
         """Open the session and serve it until it is closed.
 
         Raises BackendError when the backend can not be reached, fails, or is lost.
         """
-        attempt, seconds = 1, self._patience.connect_seconds
-        while (reason := await self._converse(await self._link(seconds), attempt)) is None:
-            attempt, seconds = attempt + 1, self._patience.reopen_seconds
-            if not seconds:
-                raise BackendError("the connection to the backend was lost")
+        try:
+            reason = await self._serve()
+        except BackendError:
+            if not self._moved:
+                raise
+        if self._moved:
+            await trio.sleep_forever()
         if reason is not CloseReason.DONE:
             raise BackendError(f"the backend closed the session: {reason}")
 
     def receive(self, frame: Frame) -> None:
         """Take a frame of this session; never raises."""
+        if self._moved:
+            return
         try:
             self._receive(frame)
         except RemoteProtocolError as error:
@@ -128,45 +163,65 @@ class FramesConversation:
         self._outgoing.detach()
         self._over.cancel()
 
+    async def _serve(self) -> CloseReason | None:
+        """Serve the session on one link after the other; return why it was closed."""
+        reason, seconds = None, self._patience.connect_seconds
+        while reason is None and not self._moved:
+            if not seconds:
+                raise BackendError("the connection to the backend was lost")
+            link, seconds = await self._link(seconds), self._patience.reopen_seconds
+            reason = None if self._moved else await self._converse(link)
+        return reason
+
     async def _link(self, seconds: float) -> Link:
         with trio.move_on_after(seconds):
             return await self._find_link()
         raise BackendError("the backend can not be reached")
 
-    async def _converse(self, link: Link, attempt: int) -> CloseReason | None:
+    async def _converse(self, link: Link) -> CloseReason | None:
         """Serve the session on a link; return why it was closed, None when the link was lost."""
-        window = max(self._ahead - round(self._speaker.queued * self._rate), 0)
-        self._spoken, self._granted = 0, window
-        self._spent = trio.Event()
-        config = self._call.session_config
-        opening = Open(
-            version=VERSION,
-            call=self._call.session,
-            audio=self._audio_name,
-            window_ms=self._milliseconds(window),
-            attempt=attempt,
-            session=decode_session(config) if config else msgspec.UNSET,
-        )
         with trio.CancelScope() as self._over:
-            session = link.open(self, self._outgoing, msgspec.json.encode(opening))
+            session = link.open(self, self._outgoing, self._opening())
             try:
+                await self._await_answer()
                 await self._grant_windows()
             finally:
                 link.forget(session)
-                if self._reason is None and self._outgoing.attached:  # the session is over
-                    self._outgoing.close(encode_close(CloseReason.ENDED))
+                if self._reason is None and self._outgoing.attached:  # the session is over here
+                    reason = CloseReason.MOVED if self._moved else CloseReason.ENDED
+                    self._outgoing.close(encode_close(reason))
         return self._reason
+
+    def _opening(self) -> bytes:
+        window_ms = self._allowance.begin(queued=self._speaker.queued)
+        opening = self._openings.next(self._speaker, window_ms)
+        self._awaits_answer = self._openings.again
+        self._answered = trio.Event()
+        return opening
+
+    async def _await_answer(self) -> None:
+        if self._awaits_answer:
+            with trio.move_on_after(ANSWER_SECONDS):
+                await self._answered.wait()
+        if self._awaits_answer:
+            self._take_answer(None)
+
+    def _take_answer(self, first: int | None) -> None:
+        """Learn from the kind of the first frame, None: there is none, what the backend knows."""
+        self._awaits_answer = False
+        self._answered.set()
+        if first not in (Kind.RESUMED, Kind.CLOSE):
+            self._events.send_event(msgspec.json.encode({"type": BACKEND_RESTARTED}))
 
     async def _grant_windows(self) -> None:
         while True:
-            await self._spent.wait()
-            await self._speaker.wait_queued_below(self._ahead / 2 / self._rate)
-            self._spent = trio.Event()
-            queued = round(self._speaker.queued * self._rate)
-            self._granted = max(self._spoken - queued + self._ahead, self._granted)
-            self._outgoing.grant(self._milliseconds(self._granted))
+            await self._allowance.due.wait()
+            await self._speaker.wait_queued_below(self._allowance.half)
+            self._outgoing.grant(self._allowance.widen(queued=self._speaker.queued))
 
     def _receive(self, frame: Frame) -> None:
+        if self._awaits_answer:
+            self._take_answer(frame.kind)
         payload = frame.payload
         match frame.kind:
             case Kind.AUDIO:
@@ -185,12 +240,21 @@ class FramesConversation:
                 self._outgoing.add_control(Kind.QUALITY, encode_quality(self._speaker.quality))
             case Kind.WINDOW:
                 self._outgoing.widen(decode_milliseconds(payload))
+            case Kind.TOKEN:
+                self._keep(decode_token(payload))
             case Kind.CLOSE:
                 reason = _known(decode_close(payload).reason)
                 self._outgoing.detach()
                 self._finish(reason)
+            case Kind.RESUMED:
+                pass
             case _:
                 self.drops[Drop.UNKNOWN_KIND] += 1
+
+    def _keep(self, token: bytes) -> None:
+        if token != self._openings.token:
+            self._openings.token = token
+            self._changed()
 
     def _speak(self, payload: bytes) -> None:
         try:
@@ -198,10 +262,8 @@ class FramesConversation:
         except RemoteProtocolError as error:
             self.drops[error.drop] += 1
             return
-        start, self._spoken = self._spoken, self._spoken + samples
-        if self._granted - self._spoken < self._ahead // 2:
-            self._spent.set()
-        if self._spoken > self._granted:
+        start = self._allowance.spoken
+        if not self._allowance.spend(samples):
             self.drops[Drop.QUEUE_FULL] += 1
             return
         for frame in _cut(self._call.audio, payload, samples, start):
@@ -217,9 +279,6 @@ class FramesConversation:
     def _finish(self, reason: CloseReason) -> None:
         self._reason = self._reason or reason
         self._over.cancel()
-
-    def _milliseconds(self, samples: int) -> int:
-        return samples * 1000 // self._rate
 
 
 def _known(reason: str) -> CloseReason:

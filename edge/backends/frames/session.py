@@ -1,19 +1,28 @@
-"""One session as a backend written in Python sees it; see ``edge.backends.server``."""
+"""One session as a backend written in Python sees it; see ``edge.backends.server``.
+
+It outlives its connection for a while: another transceiver, or the same one on another connection,
+may take it up again. What the client has not heard yet is then said again, and what was asked is
+asked again; whoever waits for either waits on.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
 import trio
 
+from edge.backends.frames.questions import Question, Questions
+from edge.backends.frames.unplayed import REPORT_SECONDS, Piece, Unplayed
 from edge.backends.frames.wire import (
     FORMATS,
     Frame,
     Kind,
     Open,
+    Place,
     audio_samples,
     decode_event,
     decode_milliseconds,
@@ -21,7 +30,7 @@ from edge.backends.frames.wire import (
     encode_frame,
     encode_milliseconds,
 )
-from edge.backends.protocol import AudioFormat, CallQuality
+from edge.backends.protocol import MAX_TOKEN_BYTES, AudioFormat, CallQuality
 from edge.errors import RemoteProtocolError
 
 MAX_EVENTS: Final = 64
@@ -38,15 +47,10 @@ class Wire(Protocol):
     """The connection."""
 
     async def send(self, frame: bytes, before: Callable[[], None] = lambda: None) -> None:
-        """Write a frame whole; ``before`` is called when its turn has come."""
+        """Write a frame whole; ``before`` is called when its turn has come.
 
-
-class _Answer:
-    """What a ``played`` or ``quality`` frame will say."""
-
-    def __init__(self) -> None:
-        self.came = trio.Event()
-        self.payload = b""
+        On a connection that is lost neither happens.
+        """
 
 
 class BackendSession:
@@ -61,24 +65,32 @@ class BackendSession:
             opened.session if isinstance(opened.session, dict) else {}
         )
         """What the call was opened with, as in OpenAI's ``session.update``; empty: nothing."""
+        self.resumed: Place | None = opened.resumed if isinstance(opened.resumed, Place) else None
+        """The call was open before, and this handler knows nothing of it but this; None: not."""
         self.attempt = opened.attempt
-        """Over 1 when the call was open on a connection before that was lost."""
+        """Over 1 when the transceiver had the call open on a connection that was lost."""
         self.dropped = 0
         """Frames that could not be used, or came faster than they were taken."""
         self._number = number
-        self._wire = wire
+        self._wire: Wire | None = wire
+        self._joined = trio.Event()
+        self._joined.set()
         self._format = FORMATS[opened.audio]
-        self._audio: deque[tuple[bytes, int]] = deque()
+        self._audio: deque[Piece] = deque()
         self._events: deque[Event] = deque()
         self._arrived = trio.Event()
         self._ahead = round(HEAR_SECONDS * self.rate)  # samples, as all counts here
         self._waiting = self._heard = 0
         self._window = self._ahead
         self._said = 0
-        self._may_say = opened.window_ms * self.rate // 1000
+        self._may_say = self._samples(opened.window_ms)
         self._wider = trio.Event()
         self._flushes = 0
-        self._asked: dict[int, deque[_Answer]] = {Kind.PLAYED: deque(), Kind.QUALITY: deque()}
+        self._paused = False
+        self._token = self.resumed.token if self.resumed else b""
+        self._unplayed = Unplayed(self._format, self._samples(_next_ms(self.resumed)))
+        self._again: deque[Piece] = deque()  # to be said before anything else
+        self._questions = Questions()
 
     @property
     def rate(self) -> int:
@@ -109,29 +121,35 @@ class BackendSession:
         the rest was not said. Raises ValueError when it is no audio of this session's kind.
         """
         flushes = self._flushes
-        for piece, samples in _cut(self._format, audio):
-            while self._flushes == flushes and self._said + samples > self._may_say:
-                self._wider = trio.Event()
-                await self._wider.wait()
+        for piece in _cut(self._format, audio):
+            while self._flushes == flushes and (self._again or not self._may_send(piece)):
+                await self._wait_until_wider()
             if self._flushes != flushes:
                 return False
-            self._said += samples
-            await self._send(Kind.AUDIO, piece)
+            self._unplayed.add(*piece, now=trio.current_time())
+            await self._say(piece)
         return True
 
     async def flush(self) -> int:
         """Barge-in: silence at once. Returns the milliseconds the client has heard in all."""
         self._flushes += 1
+        self._unplayed.flush()
+        self._again.clear()
+        self._set_paused(False)
         self._wider.set()
         return await self._ask_played(Kind.FLUSH)
 
     async def pause(self) -> int:
         """Hold back what is not played yet; returns as ``flush`` does."""
+        self._set_paused(True)
         return await self._ask_played(Kind.PAUSE)
 
     async def resume(self) -> None:
         """Go on where ``pause`` stopped."""
-        await self._send(Kind.RESUME)
+        self._set_paused(False)
+        await trio.lowlevel.checkpoint()
+        if self._wire is not None:  # another transceiver will not even know of the pause
+            await self._wire.send(encode_frame(Kind.RESUME, self._number))
 
     async def played(self) -> int:
         """Milliseconds that the client has heard in all."""
@@ -139,15 +157,34 @@ class BackendSession:
 
     async def quality(self) -> CallQuality:
         """How the network treats the call now."""
-        return decode_quality(await self._ask(Kind.QUALITY, Kind.QUALITY))
+        return decode_quality(await self._ask(Kind.QUALITY))
 
     async def send_event(self, event: Mapping[str, object]) -> None:
         """Send a JSON event to the client."""
         await self._send(Kind.EVENT, msgspec.json.encode(event))
 
+    async def keep(self, token: bytes) -> None:
+        """Leave something, MAX_TOKEN_BYTES at most, to a backend that must start again.
+
+        It is given back as ``resumed.token`` where this session is not found any more. Raises
+        ValueError when it is too long.
+        """
+        if len(token) > MAX_TOKEN_BYTES:
+            raise ValueError(f"a token is no longer than {MAX_TOKEN_BYTES} bytes")
+        self._token = token
+        await self._send(Kind.TOKEN, token)
+
     async def send_window(self) -> None:
         """Say how much may come."""
-        await self._send(Kind.WINDOW, encode_milliseconds(self._window * 1000 // self.rate))
+        if self._wire is not None:
+            await self._send(Kind.WINDOW, encode_milliseconds(self._window * 1000 // self.rate))
+
+    async def report(self) -> None:
+        """Keep an eye on what was played, for whoever takes the session up; until cancelled."""
+        while True:
+            await trio.sleep(REPORT_SECONDS)
+            if self._unplayed and not self._paused:
+                await self._ask(Kind.PLAYED)
 
     def receive(self, frame: Frame) -> None:
         """Take a frame of this session. Raises RemoteProtocolError for a malformed one."""
@@ -161,14 +198,104 @@ class BackendSession:
                     self.dropped += 1
                 self._arrived.set()
             case Kind.WINDOW:
-                self._may_say = decode_milliseconds(frame.payload) * self.rate // 1000
+                self._may_say = self._samples(decode_milliseconds(frame.payload))
                 self._wider.set()
-            case Kind.PLAYED | Kind.QUALITY if self._asked[frame.kind]:
-                answer = self._asked[frame.kind].popleft()
-                answer.payload = frame.payload
-                answer.came.set()
+            case Kind.PLAYED:
+                position = self._samples(decode_milliseconds(frame.payload))
+                self._note(self._questions.answer(Kind.PLAYED, frame.payload), position)
+            case Kind.QUALITY:
+                self.dropped += self._questions.answer(Kind.QUALITY, frame.payload) is None
             case _:
                 self.dropped += 1
+
+    # From one connection to the next
+
+    def leave(self) -> None:
+        """The connection is lost, or the transceiver waits for another to take the session up."""
+        if self._wire is not None:
+            self._wire = None
+            self._joined = trio.Event()
+            self._unplayed.stop(now=trio.current_time())
+
+    def take_up(self, opened: Open, place: Place, number: int) -> None:
+        """Another connection has it: count from its ``open`` on, and know what was not heard."""
+        self.leave()
+        self.attempt = opened.attempt
+        self._number = number
+        self._said, self._may_say = 0, self._samples(opened.window_ms)
+        self._heard, self._window = -self._waiting, self._ahead - self._waiting
+        now = trio.current_time()
+        position = self._samples(_next_ms(place))
+        if not place.exact:
+            position = max(position, self._unplayed.guess(now=now))
+        self._unplayed.begin_at(position)
+        self._again = deque(self._unplayed.pieces())
+        if not self._paused:
+            self._unplayed.go_on(now=now)
+
+    async def join(self, place: Place, wire: Wire) -> None:
+        """Go on there: say so before all else, and say again what was not heard.
+
+        To be cancelled when the session leaves before that is done.
+        """
+        await self._introduce(place, wire)
+        self._wire = wire
+        self._joined.set()
+        await self._say_again()
+
+    async def _introduce(self, place: Place, wire: Wire) -> None:
+        if self._paused and Kind.PAUSE not in self._questions:
+            self._questions.add(Question(Kind.PAUSE), None)
+        window = encode_milliseconds(max(self._window, 0) * 1000 // self.rate)
+        frames = [(Kind.RESUMED, b""), (Kind.WINDOW, window)]
+        if self._token != place.token:
+            frames.append((Kind.TOKEN, self._token))
+        for kind, payload in frames:
+            await wire.send(encode_frame(kind, self._number, payload))
+        while (question := self._questions.next_not_asked_on(wire)) is not None:
+            question.asked_on = wire
+            await wire.send(encode_frame(question.kind, self._number))
+
+    async def _say_again(self) -> None:
+        while self._again:
+            if self._may_send(self._again[0]):
+                await self._say(self._again.popleft())
+            else:
+                await self._wait_until_wider()
+        self._wider.set()
+
+    # Within one
+
+    def _may_send(self, piece: Piece) -> bool:
+        return self._wire is not None and self._said + piece[1] <= self._may_say
+
+    async def _wait_until_wider(self) -> None:
+        if self._wider.is_set():
+            self._wider = trio.Event()
+        await self._wider.wait()
+
+    async def _say(self, piece: Piece) -> None:
+        wire = self._wire
+        assert wire is not None
+        self._said += piece[1]
+        await wire.send(encode_frame(Kind.AUDIO, self._number, piece[0]))
+
+    def _set_paused(self, paused: bool) -> None:
+        now = trio.current_time()
+        if paused:
+            self._unplayed.stop(now=now)
+        elif self._paused and self._wire is not None:
+            self._unplayed.go_on(now=now)
+        self._paused = paused
+
+    def _note(self, question: Question | None, position: int) -> None:
+        now = trio.current_time()
+        if question is None:
+            self.dropped += 1
+        elif question.kind is Kind.FLUSH:
+            self._unplayed.flushed(position, now=now)
+        else:
+            self._unplayed.note(position, now=now)
 
     def _add(self, audio: bytes, samples: int) -> None:
         self._audio.append((audio, samples))
@@ -185,20 +312,39 @@ class BackendSession:
         return audio
 
     async def _send(self, kind: Kind, payload: bytes = b"") -> None:
+        while self._wire is None:
+            await self._joined.wait()
         await self._wire.send(encode_frame(kind, self._number, payload))
 
     async def _ask_played(self, kind: Kind) -> int:
-        return decode_milliseconds(await self._ask(kind, Kind.PLAYED))
+        return decode_milliseconds(await self._ask(kind))
 
-    async def _ask(self, kind: Kind, answered_by: Kind) -> bytes:
-        answer = _Answer()
-        frame = encode_frame(kind, self._number)
-        await self._wire.send(frame, before=lambda: self._asked[answered_by].append(answer))
-        await answer.came.wait()
-        return answer.payload
+    async def _ask(self, kind: Kind) -> bytes:
+        question = Question(kind)
+        while question.asked_on is None and question.answer is None:
+            wire = self._wire
+            if wire is not None:
+                frame = encode_frame(kind, self._number)
+                await wire.send(frame, before=partial(self._note_asked, question, wire))
+            if wire is self._wire and question.asked_on is None:
+                self._questions.add(question, None)  # is asked when the session is taken up
+                break
+        return await question.wait()
+
+    def _note_asked(self, question: Question, wire: Wire) -> None:
+        if wire is self._wire:  # otherwise nobody will hear the answer
+            self._questions.add(question, wire)
+
+    def _samples(self, milliseconds: int) -> int:
+        return milliseconds * self.rate // 1000
 
 
-def _cut(audio: AudioFormat, payload: bytes) -> Iterator[tuple[bytes, int]]:
+def _next_ms(place: Place | None) -> int:
+    """Where in the call what is said next will be played."""
+    return place.played_ms + place.queued_ms if place else 0
+
+
+def _cut(audio: AudioFormat, payload: bytes) -> Iterator[Piece]:
     try:
         samples = audio_samples(audio, payload)
     except RemoteProtocolError as error:

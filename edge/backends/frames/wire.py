@@ -2,7 +2,7 @@
 
 A frame is nine bytes of header and its payload: ``length`` of the payload (u32), ``kind`` (u8),
 ``session`` (u32), all big-endian. Only ``open``, ``event``, ``close`` and ``quality`` hold JSON.
-Amounts of audio are milliseconds in a u32.
+Amounts of audio are milliseconds in a u32. ``token`` is the backend's own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
-from edge.backends.protocol import PCM_RATES, AudioFormat, CallQuality
+from edge.backends.protocol import MAX_TOKEN_BYTES, PCM_RATES, AudioFormat, CallQuality
 from edge.errors import RemoteProtocolError
 from edge.wire.opus import CLOCK_RATE, opus_samples
 
@@ -54,6 +54,8 @@ class Kind(IntEnum):
     PING = 10
     PONG = 11
     QUALITY = 12
+    RESUMED = 13
+    TOKEN = 14
 
 
 class CloseReason(StrEnum):
@@ -67,6 +69,10 @@ class CloseReason(StrEnum):
     """The backend has no room for the session."""
     ENDED = "ended"
     """The session is over on the transceiver's side."""
+    MOVED = "moved"
+    """The session goes on, and another transceiver will open it."""
+    FENCED = "fenced"
+    """A later owner of the call has its session."""
     VERSION = "version"
     """The backend does not speak this version, or not this way to write audio."""
     PROTOCOL_ERROR = "protocol_error"
@@ -84,6 +90,26 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
         return f"Frame(kind={self.kind}, session={self.session}, {len(self.payload)} bytes)"
 
 
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """``resumed`` in ``open``: how far the call was; see ``edge.backends.protocol.Resumed``."""
+
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
+    """Which transceiver of the call this is; 1: the one that opened it."""
+    played_ms: _U32
+    """What the client was played, as ``played`` has it."""
+    heard_ms: _U32
+    """What the client said, as far as it was sent."""
+    queued_ms: _U32 = 0
+    """What still waits at the transceiver and will be played."""
+    exact: bool = False
+    """Nothing was played or heard since; otherwise the counts may be some seconds old."""
+    token: Annotated[bytes, msgspec.Meta(max_length=MAX_TOKEN_BYTES)] = b""
+    """The payload of the session's last ``token`` frame; base64 in JSON."""
+
+    def __repr__(self) -> str:
+        return f"Place(epoch={self.epoch}, played_ms={self.played_ms}, exact={self.exact})"
+
+
 class Open(msgspec.Struct, frozen=True, kw_only=True):
     """The payload of ``open``."""
 
@@ -95,7 +121,9 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
     window_ms: _U32
     """How much audio the backend may send before the first ``window`` frame."""
     attempt: _U32 = 1
-    """2 and more: the call was open on another connection before, which was lost."""
+    """2 and more: this transceiver had the call open on another connection, which was lost."""
+    resumed: Place | msgspec.UnsetType = msgspec.UNSET
+    """The call was open before, here or at another transceiver."""
     session: dict[str, object] | msgspec.UnsetType = msgspec.UNSET
     """The session configuration that the call was opened with, in OpenAI's dialect."""
 
@@ -136,6 +164,18 @@ class FrameDecoder:
 def encode_frame(kind: Kind, session: int, payload: bytes = b"") -> bytes:
     """Write a frame."""
     return _HEADER.pack(len(payload), kind, session) + payload
+
+
+def encode_open(opened: Open, session: bytes | None = None) -> bytes:
+    """Write the payload of ``open``, with the configuration (a JSON object) as it was given.
+
+    Written anew it might be longer, and too long for a frame.
+    """
+    if session is None:
+        return msgspec.json.encode(opened)
+    fields = {name: getattr(opened, name) for name in opened.__struct_fields__}
+    given = {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+    return msgspec.json.encode({**given, "session": msgspec.Raw(session)})
 
 
 def encode_close(reason: CloseReason) -> bytes:
@@ -181,6 +221,13 @@ def decode_quality(payload: bytes) -> CallQuality:
 def decode_event(payload: bytes) -> bytes:
     """Check that an event is one JSON object in UTF-8, and return it as it is."""
     _decode_json(payload, dict[str, object])
+    return payload
+
+
+def decode_token(payload: bytes) -> bytes:
+    """Check the payload of ``token``."""
+    if len(payload) > MAX_TOKEN_BYTES:
+        raise RemoteProtocolError("token too long")
     return payload
 
 

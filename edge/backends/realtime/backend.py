@@ -16,6 +16,7 @@ from edge.backends.realtime import events as realtime_events
 from edge.backends.realtime.connection import OpenStream, Target, open_stream
 from edge.backends.realtime.conversation import Line, RealtimeConversation
 from edge.backends.realtime.machine import RealtimeMachine
+from edge.backends.realtime.memory import Memory
 from edge.backends.realtime.profile import Profile, load_profile
 from edge.backends.realtime.profiles import PROFILES
 from edge.config import BackendConfig
@@ -95,7 +96,14 @@ class RealtimeBackend:
         )
         if call.session_config is not None and isinstance(first, dict):
             first = merge(first, _without_ours(self._profile, call.session_config))
-        machine = RealtimeMachine(self._profile, call.audio, speaker, events, first_session=first)
+        machine = RealtimeMachine(
+            self._profile,
+            call.audio,
+            speaker,
+            events,
+            first_session=first,
+            memory=Memory.unpack(call.resumed.token) if call.resumed else None,
+        )
         return RealtimeConversation(self.line, call, speaker, machine)
 
 

@@ -1,7 +1,7 @@
 """One session's conversation: a WebSocket connection, and another when it breaks.
 
-What the server knew of the conversation is lost with a connection. The client is told by an
-``error`` event, and by the ``session.created`` of the next one, so that it may set it up again.
+What the server knew of the conversation is lost with a connection. The next one is told what we
+hold of it; the client hears of both, by an ``error`` event and ``session.backend_restarted``.
 """
 
 from __future__ import annotations
@@ -76,6 +76,18 @@ class RealtimeConversation:
         self._machine.receive_client(event)
         self._wake()
 
+    def watch(self, changed: Callable[[], None]) -> None:
+        """See ``Resumable``."""
+        self._machine.changed = changed
+
+    def resume_token(self) -> bytes:
+        """Give the conversation as text, for a new connection elsewhere."""
+        return self._machine.token()
+
+    def move(self) -> None:
+        """Say nothing more to anybody; ``run`` only waits to be cancelled."""
+        self._machine.move()
+
     async def run(self) -> None:
         """Converse until the server closes, and play out; raises ConnectionLost."""
         async with trio.open_nursery() as nursery:
@@ -92,6 +104,8 @@ class RealtimeConversation:
             try:
                 await self._connect_once()
             except ConnectionLost as lost:
+                if self._machine.moved:
+                    await trio.sleep_forever()
                 if lost.orderly:
                     return
                 if trio.current_time() - began >= STABLE_SECONDS:

@@ -7,6 +7,7 @@ event over its bound is refused, since events build on each other.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Final
 
 from edge.backends.realtime.events import make_append
@@ -29,6 +30,7 @@ class Outbox:
         max_audio_bytes: int,
     ) -> None:
         self._drops = drops
+        self._opening: deque[str] = deque()
         self._entries: deque[bytearray | str] = deque()
         self._chunk_bytes = chunk_bytes
         self._max_append_bytes = max_append_bytes
@@ -40,6 +42,8 @@ class Outbox:
     @property
     def is_ready(self) -> bool:
         """Whether ``take`` has a message: an event, or at least a chunk of audio."""
+        if self._opening:
+            return True
         if len(self._entries) == 1 and isinstance(audio := self._entries[0], bytearray):
             return len(audio) >= self._chunk_bytes
         return bool(self._entries)
@@ -64,13 +68,17 @@ class Outbox:
         self._count_event(1, len(event))
         return True
 
-    def put_first(self, event: bytes) -> None:
-        """Queue the first event of a connection before all else, whatever the bounds."""
-        self._entries.appendleft(event.decode())
-        self._count_event(1, len(event))
+    def begin(self, opening: Iterable[bytes]) -> None:
+        """Have a connection's first events sent before all else, whatever the bounds.
+
+        What is left of an earlier connection's is forgotten.
+        """
+        self._opening = deque(event.decode() for event in opening)
 
     def take(self) -> str | None:
         """Give the next message, if there is one."""
+        if self._opening:
+            return self._opening.popleft()
         if not self.is_ready:
             return None
         first = self._entries.popleft()

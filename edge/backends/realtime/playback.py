@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from edge.backends.protocol import AudioFrame, Speaker
-from edge.backends.realtime.answer import FRAME_SECONDS, Answer, Layout
+from edge.backends.realtime.answer import FRAME_SECONDS, Answer, Item, Layout
 
 MAX_WAITING_SECONDS: Final = 240.0
 """Audio that waits for the speaker: more than one OpenAI response can hold."""
@@ -35,6 +35,8 @@ class Truncated:
     item: str
     content_index: int
     played_ms: int
+    share: float
+    """The played part of what came of it, 0 to 1."""
 
 
 class Playback:
@@ -101,11 +103,26 @@ class Playback:
         self._position = round(self._speaker.flush() * self._layout.rate)
         cut: list[Truncated | Heard] = []
         for answer in self._answers:
-            cut += self._unheard(answer)
+            cut += self._unheard(answer, self._position)
             if answer.started:
                 cut.append(Heard("cleared", answer.response))
         self._answers.clear()
         return cut
+
+    def begin(self) -> None:
+        """Count from where the speaker is: a call may have been another process's before."""
+        if not self._answers:
+            self._position = round(self._speaker.played * self._layout.rate)
+
+    def unheard(self) -> list[Truncated]:
+        """What is not played yet."""
+        position = round(self._speaker.played * self._layout.rate)
+        return [item for answer in self._answers for item in self._unheard(answer, position)]
+
+    @property
+    def playing(self) -> list[str]:
+        """The responses that have begun to be played and are not over."""
+        return [answer.response for answer in self._answers if answer.started]
 
     def _is_over(self, answer: Answer) -> bool:
         # A server that never ends a response may still begin another.
@@ -127,13 +144,17 @@ class Playback:
             self._position += self._layout.frame_samples
         return begins
 
-    def _unheard(self, answer: Answer) -> list[Truncated]:
+    def _unheard(self, answer: Answer, position: int) -> list[Truncated]:
         return [
             Truncated(
                 item.id,
                 item.content_index,
-                item.played(self._position) * 1_000 // self._layout.rate,
+                item.played(position) * 1_000 // self._layout.rate,
+                item.played(position) / max(self._samples(item), 1),
             )
             for item in answer.items
-            if not item.is_heard_out(self._position)
+            if not item.is_heard_out(position)
         ]
+
+    def _samples(self, item: Item) -> int:
+        return item.handed + len(item.waiting) // self._layout.sample_bytes

@@ -44,6 +44,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Dotted path in ``session.created`` and ``session.updated``."""
     names: dict[str, str]
     """The server's names of events where they are not the GA ones."""
+    text_part: str
+    """``type`` of a content part that holds what the model said, as text."""
     truncates: bool
     """Whether it knows ``conversation.item.truncate``."""
 

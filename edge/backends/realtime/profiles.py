@@ -38,6 +38,7 @@ _OPENAI: Final = Profile(
     ),
     turn_detection="session.audio.input.turn_detection",
     names={},
+    text_part="output_text",
     truncates=True,
 )
 
@@ -74,6 +75,7 @@ _SPEACHES: Final = _OPENAI.but(
     session={"instructions": "$instructions", "voice": "$voice"},
     fixed=("session.input_audio_format", "session.output_audio_format"),
     turn_detection="session.turn_detection",
+    text_part="text",
     names={
         "response.audio.delta": "response.output_audio.delta",
         "response.audio.done": "response.output_audio.done",
