@@ -163,6 +163,8 @@ class TransceiverConfig(Section, frozen=True, kw_only=True, forbid_unknown_field
     """Without audio from the client and from the backend a session ends."""
     snap: bool = True
     """Open data channels without a handshake of SCTP's for clients that offer it (SNAP)."""
+    sped: bool = True
+    """Carry DTLS inside of STUN checks and answers for clients that offer it (SPED)."""
     drain_seconds: float = 5.0
     """For the sessions to say goodbye when the process stops."""
     playout_queue_seconds: float = 30.0
@@ -199,10 +201,10 @@ class RegistryConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Fleet secret, at least 32 characters; seals tokens and registry records."""
     previous_secret: str = ""
     """During a rotation the other secret: accepted, never used to seal."""
-    lease_seconds: float = 3.0
-    """A process that is not heard for so long is taken for dead."""
-    heartbeat_seconds: float = 0.5
-    """How often a process renews its lease."""
+    lease_seconds: float = 0.5
+    """A transceiver that is not heard for so long is taken for dead; a relay after 3 s at least."""
+    heartbeat_seconds: float = 0.125
+    """How often a transceiver renews its lease; a relay every 0.5 s at most."""
 
 
 class GeoConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,6 +1,7 @@
-"""Look-ups of clients that have no flow, for a relay that has just been started.
+"""Look-ups of what a datagram tells of its client, by who finds nobody for it.
 
-The datagrams of such a client wait until the registry has been asked, and then go on in order.
+A relay that has just been started asks for flows so, a transceiver for sessions that are not its
+own. The datagrams of such a client wait until the registry has been asked, and then go on in order.
 Anybody can send from any number of forged sources, so everything here has a bound: look-ups a
 second, clients that wait, datagrams that wait for one, and look-ups under way (one for each task
 in ``serve``). A client that is not found is not looked up again for a while.
@@ -10,16 +11,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from enum import Enum
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import structlog
 import trio
 
 from edge.errors import Drop
 from edge.limits import TokenBucket
-from edge.wire.spp import Path
 
 MAX_CLIENTS: Final = 512
 """Clients that may wait at once."""
@@ -44,12 +44,16 @@ class Outcome(Enum):
     """Nobody knows it."""
 
 
-class Lookups:
+Client = TypeVar("Client", bound=Hashable)
+"""What a client is known by: a path, a lead."""
+
+
+class Lookups(Generic[Client]):
     """Runs ``resolve`` for unknown clients."""
 
     def __init__(
         self,
-        resolve: Callable[[Path], Awaitable[Outcome]],
+        resolve: Callable[[Client], Awaitable[Outcome]],
         *,
         per_second: float,
         clock: Callable[[], float],
@@ -57,15 +61,15 @@ class Lookups:
         self._resolve = resolve
         self._clock = clock
         self._bucket = TokenBucket(per_second, now=clock())
-        self._waiting: dict[Path, deque[Retry]] = {}
-        self._asked: deque[Path] = deque()
+        self._waiting: dict[Client, deque[Retry]] = {}
+        self._asked: deque[Client] = deque()
         self._unserved = trio.Semaphore(0)
-        self._absent: dict[Path, float] = {}
+        self._absent: dict[Client, float] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def hold(self, client: Path, retry: Retry, *, now: float) -> Drop | None:
+    def hold(self, client: Client, retry: Retry, *, now: float) -> Drop | None:
         """Keep a datagram until its client has been looked up, or return what was dropped."""
         held = self._waiting.get(client)
         if held is not None:
@@ -105,7 +109,7 @@ class Lookups:
         self._asked.clear()
         self._unserved = trio.Semaphore(0)
 
-    def _remember_absent(self, client: Path, until: float) -> None:
+    def _remember_absent(self, client: Client, until: float) -> None:
         self._absent.pop(client, None)
         if len(self._absent) >= MAX_ABSENT:
             del self._absent[next(iter(self._absent))]

@@ -43,6 +43,13 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "edge_loop_lag_seconds": Family("gauge", "How late the loop runs, a mean over some 2 s."),
     "edge_sessions_opened_total": Family("counter", "Sessions opened."),
     "edge_sessions_ended_total": Family("counter", "Sessions ended, by why.", ("reason",)),
+    "edge_sessions_taken_over_total": Family(
+        "counter", "Sessions that came here from another transceiver."
+    ),
+    "edge_sessions_lost_total": Family(
+        "counter", "Sessions without an owner that could not be restored."
+    ),
+    "edge_checkpoints_total": Family("counter", "Checkpoints of sessions, by result.", ("result",)),
     "edge_lost_packets_total": Family("counter", "Packets of clients' audio that never came."),
     "edge_concealed_seconds_total": Family("counter", "Audio made up in the place of lost audio."),
     "edge_recovered_packets_total": Family(

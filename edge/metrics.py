@@ -46,6 +46,7 @@ from edge.relay import RelayStatistics
 from edge.tcp_connections import TcpStatistics
 from edge.transceiver.admission import Admission
 from edge.transceiver.client_channels import ChannelCounts
+from edge.transceiver.custody import CustodyCounts
 from edge.transceiver.losses import Losses
 from edge.webrtc.nack import Repair
 
@@ -75,6 +76,9 @@ class SessionCounts(Protocol):
 
     def channel_counts(self) -> ChannelCounts:
         """What went over clients' data channels."""
+
+    def custody_counts(self) -> CustodyCounts:
+        """What became of sessions that move, and of their checkpoints."""
 
     def longest_delay(self) -> tuple[float, float]:
         """What the fullest jitter buffer holds back, and its target, in seconds."""
@@ -189,6 +193,11 @@ class Metrics:
             delay, target = transceiver.longest_delay()
             scrape.add("edge_longest_delay_seconds", delay, "held")
             scrape.add("edge_longest_delay_seconds", target, "target")
+            custody = transceiver.custody_counts()
+            scrape.add("edge_checkpoints_total", custody.stored, "stored")
+            scrape.add("edge_checkpoints_total", custody.failed, "failed")
+            scrape.add("edge_sessions_taken_over_total", custody.taken_over)
+            scrape.add("edge_sessions_lost_total", custody.lost)
             scrape.add_drops("transceiver", transceiver.all_drops())
 
         self._sources.append(collect)

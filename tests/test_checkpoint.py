@@ -20,10 +20,9 @@ from edge.transceiver.checkpoint import (
     Positions,
 )
 from edge.webrtc.peer import Peer
-from edge.webrtc.reserve import NO_RESERVE
+from edge.webrtc.reserve import HEIR_SKIPS, NO_RESERVE
 from tests.support.session_values import NOW, SECRET, write_checkpoint
 from tests.support.session_values import stored as stored_by
-from tests.webrtc.peer_call import NTP_OFFSET
 
 OTHER_SECRET = "o" * 32
 CHECKPOINT = write_checkpoint()
@@ -49,7 +48,7 @@ def test_what_is_opened_is_what_was_sealed() -> None:
     assert opened.tokens == (CHECKPOINT.peer.ice.local.ufrag,)
     assert not opened.exact
     assert msgspec.structs.replace(CHECKPOINT, reserve=NO_RESERVE).exact
-    Peer.restore(opened.peer, entropy=os.urandom, ntp_offset=NTP_OFFSET, now=9.0, skip=14_000)
+    Peer.restore(opened.peer, entropy=os.urandom, now=9.0, skip=HEIR_SKIPS)
 
 
 def test_the_previous_secret_opens_and_another_does_not() -> None:

@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 
 from edge.errors import LocalProtocolError
 from edge.registry.sessions import StoreOutcome
+from edge.transceiver.checkpoint import MAX_AGE
 from edge.transceiver.checkpoint_writer import (
+    AGE_MARGIN,
     CHANGE_SECONDS,
+    CONSENT_SECONDS,
+    HEIR_SECONDS,
+    MAX_WRITES,
     REFRESH_SECONDS,
     SPACING_SECONDS,
     UNLIMITED,
@@ -51,7 +56,7 @@ def test_nothing_is_written_before_something_matters() -> None:
     writer = CheckpointWriter(now=0.0)
     assert writer.deadline == inf
     assert not writer.look(at(10_000_000), now=1_000.0)
-    assert writer.room(at(10_000_000)).least > 2**40, "nobody can take it over"
+    assert writer.room(at(10_000_000), now=1_000.0).least > 2**40, "nobody can take it over"
 
 
 def test_changes_are_gathered_and_writes_stand_apart() -> None:
@@ -103,7 +108,7 @@ def test_talk_is_written_when_a_part_of_the_reserve_is_used(rate: int) -> None:
     while now < 120.0:
         now = writer.deadline
         used = at(int(now * rate))
-        assert writer.room(used).rtp > OWNER_USES.rtp - 2 * RENEW_AFTER.rtp
+        assert writer.room(used, now=now).rtp > OWNER_USES.rtp - 2 * RENEW_AFTER.rtp
         if writer.look(used, now=now):
             writes.append(now)
             stored(writer, used, now=now)
@@ -120,23 +125,23 @@ def test_a_burst_after_a_pause_is_seen_in_time() -> None:
     while not writer.look(at(int(max(0.0, now - 7.0) * 400)), now=now):
         now = writer.deadline
     assert now <= 7.0 + RENEW_AFTER.rtp / 400 + 5.0
-    assert writer.room(at(int((now - 7.0) * 400))).rtp > 0
+    assert writer.room(at(int((now - 7.0) * 400)), now=now).rtp > 0
 
 
 def test_the_owner_must_stop_at_the_end_of_its_reserve() -> None:
     writer = CheckpointWriter(now=0.0)
     stored(writer, at(0), now=0.0)
-    assert writer.room(at(OWNER_USES.rtp - 1)).rtp == 1
+    assert writer.room(at(OWNER_USES.rtp - 1), now=0.0).rtp == 1
     now = 0.0
     for _ in range(20):
         now = max(now, writer.deadline)
         assert writer.look(at(1_000), now=now) or writer.deadline > now
         if writer.look(at(1_000), now=now):
             writer.end(writer.begin(at(1_000), now=now), Answer.UNKNOWN, now=now)
-    assert writer.room(at(OWNER_USES.rtp)).rtp == 0
-    assert writer.room(at(OWNER_USES.rtp + 5)).rtp == 0
+    assert writer.room(at(OWNER_USES.rtp), now=now).rtp == 0
+    assert writer.room(at(OWNER_USES.rtp + 5), now=now).rtp == 0
     stored(writer, at(OWNER_USES.rtp), now=now + 3)
-    assert writer.room(at(OWNER_USES.rtp)).rtp == OWNER_USES.rtp
+    assert writer.room(at(OWNER_USES.rtp), now=now + 3).rtp == OWNER_USES.rtp
 
 
 def test_failures_are_repeated_ever_more_slowly() -> None:
@@ -156,18 +161,18 @@ def test_failures_are_repeated_ever_more_slowly() -> None:
 def test_before_the_first_answer_the_first_write_is_the_limit() -> None:
     writer = CheckpointWriter(now=0.0)
     serial = writer.begin(at(0), now=0.0)
-    assert writer.room(at(400)).rtp == OWNER_USES.rtp - 400
+    assert writer.room(at(400), now=0.0).rtp == OWNER_USES.rtp - 400
     writer.end(serial, Answer.UNKNOWN, now=1.4)
     serial = writer.begin(at(500), now=2.0)
     writer.end(serial, Answer.of(StoreOutcome.LOST), now=2.1)
-    assert writer.room(at(600)).rtp == OWNER_USES.rtp - 600, "the first one may be there"
+    assert writer.room(at(600), now=2.1).rtp == OWNER_USES.rtp - 600, "the first one may be there"
 
 
 def test_a_checkpoint_that_was_refused_leaves_the_session_free() -> None:
     writer = CheckpointWriter(now=0.0)
     serial = writer.begin(at(0), now=0.0)
     writer.end(serial, Answer.of(StoreOutcome.TOO_LONG), now=0.1)
-    assert writer.room(at(0)) == at(0).left_of(UNLIMITED)
+    assert writer.room(at(0), now=0.1) == at(0).left_of(UNLIMITED)
 
 
 def test_who_freezes_says_nothing_more() -> None:
@@ -175,9 +180,9 @@ def test_who_freezes_says_nothing_more() -> None:
     stored(writer, at(0), now=0.0)
     under_way = writer.begin(at(900), now=1.0)
     last = writer.freeze(at(1_000), now=1.01)
-    assert writer.room(at(1_000)).rtp == 0
+    assert writer.room(at(1_000), now=200.0).rtp == 0
     writer.end(under_way, Answer.STORED, now=1.02)
-    assert writer.room(at(1_000)).rtp == 0
+    assert writer.room(at(1_000), now=200.0).rtp == 0
     writer.end(last, Answer.UNKNOWN, now=1.1)
     assert not writer.look(at(1_000), now=1.15)
     assert writer.deadline == pytest.approx(1.2)
@@ -188,7 +193,7 @@ def test_who_freezes_says_nothing_more() -> None:
     again = writer.freeze(at(1_000), now=now)
     assert again > last
     writer.end(again, Answer.STORED, now=1.3)
-    assert writer.room(at(1_000)).rtp == 0
+    assert writer.room(at(1_000), now=200.0).rtp == 0
     assert writer.deadline == inf
     assert not writer.look(at(1_000), now=60.0)
 
@@ -196,16 +201,85 @@ def test_who_freezes_says_nothing_more() -> None:
 def test_an_heir_says_nothing_before_its_own_checkpoint_is_stored() -> None:
     writer = CheckpointWriter.for_heir(START, now=5.0)
     assert writer.deadline == 5.0
-    assert writer.room(START) == Reserve()
+    assert writer.room(START, now=5.2) == Reserve()
     assert writer.look(START, now=5.0)
     serial = writer.begin(START, now=5.0)
-    assert writer.room(START) == Reserve()
+    assert writer.room(START, now=5.2) == Reserve()
     writer.end(serial, Answer.UNKNOWN, now=5.1)
-    assert writer.room(START) == Reserve()
+    assert writer.room(START, now=5.2) == Reserve()
     serial = writer.begin(START, now=5.2)
     writer.end(serial, Answer.STORED, now=5.25)
-    assert writer.room(START) == OWNER_USES
+    assert writer.room(START, now=5.25) == OWNER_USES
     assert writer.statistics().longest == pytest.approx(0.05)
+    assert writer.deadline == pytest.approx(5.25 + HEIR_SECONDS), "the next heir's jump is its own"
+    stored(writer, START, now=6.25)
+    assert writer.deadline > 7.0
+
+
+def limit(writer: CheckpointWriter, *, now: float) -> int:
+    """The first index that may not be used."""
+    return writer.room(at(0), now=now).rtp
+
+
+FREE = UNLIMITED.rtp - START.rtp
+FORGOTTEN = MAX_AGE + CONSENT_SECONDS + AGE_MARGIN
+
+
+def test_a_checkpoint_that_opens_nowhere_bounds_nobody() -> None:
+    writer = CheckpointWriter(now=0.0)
+    stored(writer, at(0), now=0.0)
+    first = writer.begin(at(500), now=20.0)
+    writer.end(first, Answer.UNKNOWN, now=22.0)
+    writer.end(writer.begin(at(800), now=30.0), Answer.REFUSED, now=32.0)
+    assert limit(writer, now=FORGOTTEN) == OWNER_USES.rtp
+    assert limit(writer, now=FORGOTTEN + 0.1) == 500 + OWNER_USES.rtp, "it may be there"
+    assert limit(writer, now=FORGOTTEN + 20.0) == 500 + OWNER_USES.rtp
+    assert limit(writer, now=FORGOTTEN + 20.1) == FREE
+    writer.begin(at(90_000), now=FORGOTTEN + 30.0)
+    assert limit(writer, now=FORGOTTEN + 30.0) == 90_000 + OWNER_USES.rtp, "until it begins anew"
+    assert limit(writer, now=2 * FORGOTTEN + 30.1) == FREE, "even while its answer is waited for"
+
+
+def test_a_long_consent_makes_a_checkpoint_count_for_longer() -> None:
+    writer = CheckpointWriter(now=0.0, consent_seconds=90.0)
+    stored(writer, at(0), now=0.0)
+    assert limit(writer, now=FORGOTTEN + 60.0) == OWNER_USES.rtp
+    assert limit(writer, now=FORGOTTEN + 60.1) == FREE
+
+
+def test_an_heir_that_has_stored_nothing_stays_silent_however_long_it_takes() -> None:
+    writer = CheckpointWriter.for_heir(START, now=0.0)
+    writer.end(writer.begin(START, now=0.0), Answer.UNKNOWN, now=2.0)
+    assert limit(writer, now=1_000.0) == 0
+    stored(writer, START, now=1_000.0)
+    assert limit(writer, now=1_000.0) == OWNER_USES.rtp
+
+
+def test_what_is_kept_of_unknown_writes_is_bounded_and_their_oldest_numbers_count() -> None:
+    writer = CheckpointWriter(now=0.0)
+    for number in range(2 * MAX_WRITES):
+        now = number / MAX_WRITES
+        writer.end(writer.begin(at(number), now=now), Answer.UNKNOWN, now=now)
+    assert len(writer._findable) == MAX_WRITES
+    late = writer.begin(at(1_000), now=3.0)
+    assert limit(writer, now=2.0 + FORGOTTEN) == MAX_WRITES - 1 + OWNER_USES.rtp
+    writer.end(late, Answer.REFUSED, now=3.0)
+    assert limit(writer, now=2.0 + FORGOTTEN) == MAX_WRITES - 1 + OWNER_USES.rtp
+
+
+@pytest.mark.parametrize("rate", [50, 100])
+def test_a_registry_that_is_away_for_an_hour_stops_no_talk(rate: int) -> None:
+    writer = CheckpointWriter(now=0.0)
+    stored(writer, at(0), now=0.0)
+    now, begun = 0.0, -1
+    while now < 3_600.0:
+        now += 0.25
+        used = at(int(now * rate))
+        assert writer.room(used, now=now).rtp > rate
+        if begun > 0 and now % 2 == 0:
+            writer.end(begun, Answer.UNKNOWN, now=now)
+        if now >= writer.deadline and writer.look(used, now=now):
+            begun = writer.begin(used, now=now)
 
 
 @given(
@@ -226,10 +300,10 @@ def test_the_limit_never_passes_what_an_heir_would_skip(
         now = now + 1.0
         begun = used
         serial = writer.begin(at(begun), now=now)
-        used += min(packets, writer.room(at(used)).rtp)
+        used += min(packets, writer.room(at(used), now=now).rtp)
         if answer is Answer.STORED or (answer is Answer.UNKNOWN and landed):
             newest = begun
         assert newest is None or used <= newest + OWNER_USES.rtp
         writer.end(serial, answer, now=now + seconds)
-        used += min(packets, writer.room(at(used)).rtp)
+        used += min(packets, writer.room(at(used), now=now + seconds).rtp)
         assert newest is None or used <= newest + OWNER_USES.rtp

@@ -21,16 +21,20 @@ from edge.backends.frames.backend import FramesBackend
 from edge.backends.protocol import AudioFormat
 from edge.geo import GeoSettings
 from edge.http.calls import Fleet
+from edge.http.owners import Owners
 from edge.http.problem import Cause
 from edge.offload.engine import open_media_socket
 from edge.registry.directory import keep_transceiver
+from edge.registry.lease import Lease
 from edge.registry.protocol import TransceiverRecord
 from edge.signaling import create_app
-from edge.transceiver.call_ids import slot_of
+from edge.transceiver.checkpoint import CheckpointKeys
 from edge.transceiver.load import watch_loop
 from edge.transceiver.maker import Environment
+from edge.transceiver.mobility import Fleet as MobileFleet
 from edge.transceiver.service import Transceiver
 from edge.webrtc.certificate import DtlsCertificate
+from edge.webrtc.dtls import DEFAULT_PROFILES
 from edge.webrtc.offload import MediaOffload
 
 CODECS: Final = (
@@ -58,6 +62,8 @@ async def open_transceiver(base: Base) -> AsyncIterator[tuple[Transceiver, Addre
             seed=int.from_bytes(os.urandom(8), "big"),
         )
         stack.callback(datagrams.close)
+        lease = Lease(now=clock(), seconds=base.config.registry.lease_seconds)
+        fleet = _mobile_fleet(base, lease)
         transceiver = Transceiver(
             datagrams,
             slot=await base.registry.claim_slot(),
@@ -65,10 +71,11 @@ async def open_transceiver(base: Base) -> AsyncIterator[tuple[Transceiver, Addre
             sealer=base.sealer,
             directory=base.directory,
             backend=backend,
-            certificate=DtlsCertificate.generate(),
+            certificate=DtlsCertificate.generate(profiles=DEFAULT_PROFILES),
             config=settings,
             audio=base.config.audio,
             offload=offload,
+            fleet=fleet,
             environment=Environment(clock=clock, unix=time.time, entropy=os.urandom),
             observe_setup=base.metrics.observe_setup,
             observe_quality=base.metrics.observe_quality,
@@ -80,6 +87,15 @@ async def open_transceiver(base: Base) -> AsyncIterator[tuple[Transceiver, Addre
         watch = partial(watch_loop, transceiver.admission, rested=_rested(offload))
         async with running(transceiver.run, watch):
             yield transceiver, datagrams.address
+
+
+def _mobile_fleet(base: Base, lease: Lease) -> MobileFleet | None:
+    """What sessions need that outlive a process; None where nobody could take them over."""
+    settings = base.config.registry
+    if settings.url == "memory:" or not settings.secret:
+        return None
+    keys = CheckpointKeys(settings.secret, settings.previous_secret)
+    return MobileFleet(base.registry.sessions, lease, keys)
 
 
 def _rested(offload: MediaOffload | None) -> Callable[[], float]:
@@ -104,7 +120,11 @@ async def register(
         )
 
     keep = partial(
-        keep_transceiver, base.registry, make_record, interval=config.registry.heartbeat_seconds
+        keep_transceiver,
+        base.registry,
+        make_record,
+        interval=config.registry.heartbeat_seconds,
+        lease=transceiver.lease,
     )
     async with running(keep):
         yield
@@ -131,15 +151,15 @@ def make_transceiver_app(
 def _fleet(base: Base, transceiver: Transceiver) -> Fleet:
     """What signaling asks of the registry and of the view of the fleet."""
 
-    def owner_url(call_id: str) -> str | None:
-        slot = slot_of(call_id)
-        record = None if slot is None else base.directory.transceiver(slot)
-        return None if record is None or slot == transceiver.slot else record.http_url or None
-
+    owners = Owners(
+        slot=transceiver.slot,
+        owner_of=base.registry.sessions.owner_of,
+        transceiver=base.directory.transceiver,
+    )
     return Fleet(
         secrets=base.secrets,
         unix=time.time,
         claim_once=base.registry.claim_once,
         release=base.registry.release_claim,
-        owner_url=owner_url,
+        owners=owners,
     )

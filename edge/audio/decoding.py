@@ -55,6 +55,11 @@ class Decoding:
         return self._concealer.concealed / self._clock_rate
 
     @property
+    def given(self) -> int:
+        """Samples that the backend was given."""
+        return self._timestamp
+
+    @property
     def silence(self) -> float:
         """Seconds of pauses that the client made."""
         return self._concealer.silence / self._clock_rate

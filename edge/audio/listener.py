@@ -84,6 +84,7 @@ class Listener:
         self._buffer = _make_buffer(codec, settings, repair_seconds, passthrough=wanted == codec)
         self._due = inf  # not yet running
         self._closed = False
+        self._passed = 0
 
     @property
     def drops(self) -> Counter[Drop]:
@@ -94,6 +95,11 @@ class Listener:
             drops[Drop.REPLAY] += self._buffer.duplicates
             drops[Drop.QUEUE_FULL] += self._buffer.overflown
         return drops if self._decoding is None else drops + self._decoding.drops
+
+    @property
+    def heard(self) -> int:
+        """Samples that the backend was given, in the clock of what it wants."""
+        return self._passed if self._decoding is None else self._decoding.given
 
     def receive(self, audio: AudioReceived, *, now: float) -> None:
         """Take a packet; one that is no audio of the codec is dropped and counted."""
@@ -106,6 +112,7 @@ class Listener:
         try:
             samples = self._samples(payload)
             if self._buffer is None:
+                self._passed += samples
                 self._hear(AudioFrame(payload, samples / self._rate, timestamp))
             elif not self._closed:
                 self._buffer.put(sequence, timestamp, payload, samples, now=now)
@@ -192,6 +199,7 @@ class Listener:
         if isinstance(piece, Frame):
             if piece.surplus:
                 return 0.0
+            self._passed += piece.samples
             self._hear(AudioFrame(piece.payload, piece.samples / self._rate, piece.timestamp))
         return piece.samples / self._rate
 

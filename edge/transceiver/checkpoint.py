@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Meta
 
 from edge.address import Address
-from edge.backends.protocol import AudioFormat
+from edge.backends.protocol import MAX_TOKEN_BYTES, AudioFormat
 from edge.errors import ConfigError, Drop, LocalProtocolError, RemoteProtocolError
 from edge.registry.records import ALLOWED_SKEW, MIN_SECRET_CHARACTERS
 from edge.registry.sessions import MAX_CHECKPOINT_BYTES, SESSION_SECONDS, Claim, StoredCheckpoint
@@ -43,8 +43,9 @@ from edge.wire.spp import Path
 
 VERSION: Final = 0
 """Rises with every change that an older process must not pass over: it then leaves it alone."""
-MAX_RESUME_BYTES: Final = 4_096
+MAX_RESUME_BYTES: Final = MAX_TOKEN_BYTES
 MAX_RELAYS: Final = 64
+MAX_AGE: Final = SESSION_SECONDS + ALLOWED_SKEW  # seconds; an older one does not open
 
 _NONCE_BYTES: Final = 12  # RFC 5116, 3.2
 _TAG_BYTES: Final = 16
@@ -191,7 +192,7 @@ def _read(plain: bytes, stored: StoredCheckpoint, now: float) -> Checkpoint:
         raise RemoteProtocolError("a checkpoint of another version, or of no time")
     if (checkpoint.claim, checkpoint.serial) != (stored.claim, stored.serial):
         raise RemoteProtocolError("a checkpoint under another name", Drop.BAD_AUTH)
-    if not -ALLOWED_SKEW <= now - checkpoint.written < SESSION_SECONDS + ALLOWED_SKEW:
+    if not -ALLOWED_SKEW <= now - checkpoint.written < MAX_AGE:
         raise RemoteProtocolError("an old checkpoint", Drop.REPLAY)
     return checkpoint
 

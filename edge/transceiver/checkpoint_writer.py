@@ -11,21 +11,28 @@ end of its reserve. So a session that never began a checkpoint is free, as nobod
 and one that was taken over may send nothing before its own first checkpoint is stored: its former
 owner's would lead the next heir to the same numbers.
 
+The rule of age: a checkpoint that is older than ``MAX_AGE`` opens nowhere, and who has opened it
+before has the client's checks from then on, so that consent ends the session here. Whoever still
+speaks after both times can not have been taken over by that checkpoint: it bounds no more. So a
+registry that is away for long stops nobody who uses less than a reserve in that time.
+
     if writer.look(used, now=now):              # at ``deadline``
         serial = writer.begin(used, now=now)    # then snapshot, seal, and store elsewhere
     writer.end(serial, Answer.STORED, now=now)
-    stream.reserve(writer.room(used).rtp)
+    peer.limit(writer.room(used, now=now))
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import inf
 from typing import Final
 
 from edge.errors import LocalProtocolError
 from edge.registry.sessions import SESSION_SECONDS, StoreOutcome
+from edge.transceiver.checkpoint import MAX_AGE
 from edge.webrtc.reserve import OWNER_USES, RENEW_AFTER, Reserve
 
 CHANGE_SECONDS: Final = 0.25
@@ -37,6 +44,13 @@ SHORTEST_LOOK_SECONDS: Final = 0.25
 LONGEST_LOOK_SECONDS: Final = 5.0
 FIRST_PAUSE: Final = 0.1  # seconds after a failure; each next one is twice as long
 LAST_PAUSE: Final = 2.0
+CONSENT_SECONDS: Final = 30.0  # RFC 7675, 5.1
+HEIR_SECONDS: Final = 1.0
+"""After an heir's first checkpoint, until one that knows of its packets: jumps do not add up."""
+AGE_MARGIN: Final = 8.0
+"""Seconds for clocks that differ, and from the opening of a checkpoint until a relay knows it."""
+MAX_WRITES: Final = 128
+"""Of unknown outcome that are kept apart; further ones count with the last."""
 
 UNLIMITED: Final = Reserve(2**48, 2**48, 2**48, 2**48)
 
@@ -72,11 +86,13 @@ class _Write:
     serial: int
     used: Reserve
     begun: float
-    exact: bool = False
 
 
 class CheckpointWriter:
-    """One session's policy. ``used`` is the next number of each kind; ``now`` is monotonic."""
+    """One session's policy. ``used`` is the next number of each kind; ``now`` is monotonic.
+
+    ``consent_seconds`` is how long after the client's last check the session ends.
+    """
 
     def __init__(
         self,
@@ -84,12 +100,17 @@ class CheckpointWriter:
         now: float,
         owner_uses: Reserve = OWNER_USES,
         renew_after: Reserve = RENEW_AFTER,
+        consent_seconds: float = CONSENT_SECONDS,
     ) -> None:
         self._owner_uses = owner_uses
         self._renew_after = renew_after
-        self._limit = UNLIMITED
+        self._forget_after = MAX_AGE + consent_seconds + AGE_MARGIN
+        self._bar: Reserve | None = None
+        """Nothing from here on may be used: by an heir that has stored nothing, or at the end."""
         self._frozen = False
         self._writing: _Write | None = None
+        self._findable: deque[_Write] = deque()
+        """What an heir may find: the last that was stored, and later ones that may have been."""
         self._stored: Reserve | None = None
         self._serial = 0
         self._due = inf
@@ -102,10 +123,16 @@ class CheckpointWriter:
         self._longest = 0.0
 
     @classmethod
-    def for_heir(cls, used: Reserve, *, now: float) -> CheckpointWriter:
-        """Start where a session was taken over: nothing may be sent, and a write is due."""
-        writer = cls(now=now)
-        writer._limit = used
+    def for_heir(
+        cls, used: Reserve, *, now: float, consent_seconds: float = CONSENT_SECONDS
+    ) -> CheckpointWriter:
+        """Start where a session was taken over: nothing may be sent, and a write is due.
+
+        No age frees it: while the former owner's checkpoint still opened, another heir may have
+        begun at the same numbers; and a call that is silent for so long is over.
+        """
+        writer = cls(now=now, consent_seconds=consent_seconds)
+        writer._bar = used
         writer._due = now
         return writer
 
@@ -136,7 +163,7 @@ class CheckpointWriter:
         """
         if self._writing is not None or self._frozen:
             raise LocalProtocolError("one checkpoint at a time, and none after the last")
-        return self._begin(used, now, exact=False)
+        return self._begin(used, now)
 
     def freeze(self, used: Reserve, *, now: float) -> int:
         """Begin the last checkpoint, an exact one for a planned hand-over; returns its number.
@@ -145,56 +172,62 @@ class CheckpointWriter:
         is under way. ``look`` is true until it is stored: ``freeze`` again, with the same numbers.
         """
         self._frozen = True
-        self._limit = used
+        self._bar = used
         self._look_at = inf
-        return self._begin(used, now, exact=True)
+        return self._begin(used, now)
 
     def end(self, serial: int, answer: Answer, *, now: float) -> None:
         """Note what became of a write; nothing but the one under way counts."""
         write = self._writing
         if write is None or write.serial != serial:
             return
-        limit = self._limit_of(write)
         self._writing = None
         if answer is Answer.STORED:
             self._note_stored(write, now)
             return
         self._failed += 1
-        if answer is Answer.UNKNOWN:
-            self._limit = limit
+        if answer is Answer.REFUSED and self._findable and self._findable[-1].serial == serial:
+            self._findable.pop()
         self._due = self._not_before = now + self._pause
         self._pause = min(2 * self._pause, LAST_PAUSE)
 
-    def room(self, used: Reserve) -> Reserve:
+    def room(self, used: Reserve, *, now: float) -> Reserve:
         """How many more of each kind may be used now; at 0 the owner must stop."""
-        write = self._writing
-        return used.left_of(self._limit if write is None else self._limit_of(write))
+        if self._bar is not None:
+            return used.left_of(self._bar)
+        while self._findable and now - self._findable[0].begun > self._forget_after:
+            self._findable.popleft()
+        if not self._findable:
+            return used.left_of(UNLIMITED)
+        return used.left_of(self._findable[0].used.plus(self._owner_uses))
 
     def statistics(self) -> WriterStatistics:
         """Count."""
         return WriterStatistics(self._begun, self._counted, self._failed, self._longest)
 
-    def _begin(self, used: Reserve, now: float, *, exact: bool) -> int:
+    def _begin(self, used: Reserve, now: float) -> int:
         self._serial += 1
         self._begun += 1
-        self._writing = _Write(self._serial, used, now, exact)
+        self._writing = write = _Write(self._serial, used, now)
+        if len(self._findable) == MAX_WRITES:
+            write = replace(self._findable.pop(), begun=now)
+        self._findable.append(write)
         self._due = self._refresh_at = inf
         self._not_before = now + SPACING_SECONDS
         return self._serial
-
-    def _limit_of(self, write: _Write) -> Reserve:
-        """The limit while it is not known whether a write was stored."""
-        return write.used.plus(self._owner_uses) if self._limit == UNLIMITED else self._limit
 
     def _note_stored(self, write: _Write, now: float) -> None:
         self._counted += 1
         self._longest = max(self._longest, now - write.begun)
         self._stored = write.used
         self._pause = FIRST_PAUSE
-        if write.exact:
+        self._findable = deque([write])
+        if self._frozen:
             return
+        if self._bar is not None:
+            self.change(now=now, within=HEIR_SECONDS)
+        self._bar = None
         self._refresh_at = write.begun + REFRESH_SECONDS
-        self._limit = write.used.plus(self._owner_uses)
         self._plan_look(write.used, now)
 
     def _is_used(self, used: Reserve) -> bool:

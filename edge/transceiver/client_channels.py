@@ -11,7 +11,7 @@ is sent back. What comes faster than MESSAGES_PER_SECOND is dropped.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final, assert_never
@@ -84,7 +84,7 @@ class ClientChannels:
         """Take what the peer says of a channel."""
         match event:
             case ChannelOpened(channel, settings):
-                self._opened(channel, settings.label)
+                self._opened(channel, settings.label, greeted=True)
             case ChannelMessage(channel, data):
                 self._received(channel, data, now)
             case ChannelClosed(channel):
@@ -93,6 +93,11 @@ class ClientChannels:
                 pass  # what found no room is gone; what comes now does
             case _:
                 assert_never(event)
+
+    def adopt(self, channels: Iterable[ChannelOpened]) -> None:
+        """Go on with channels that a former owner of the session had open: nobody is greeted."""
+        for opened in channels:
+            self._opened(opened.channel, opened.settings.label, greeted=False)
 
     def close(self) -> None:
         """Take and send nothing any more: the session or its peer is over."""
@@ -111,13 +116,14 @@ class ClientChannels:
             self.drops[Drop.TOO_LONG] += 1
         return True
 
-    def _opened(self, channel: int, label: str) -> None:
+    def _opened(self, channel: int, label: str, *, greeted: bool) -> None:
         self.counts.opened += 1
         self._open.add(channel)
         labels = (EVENTS_LABEL,) if self._echo else (EVENTS_LABEL, CHAT_LABEL)
         if label in labels and self._holder is None:
             self._holder, self._chats = channel, label == CHAT_LABEL
-            joined = self._events.joined(self, always=True, greeted=not self._chats)
+            greeted = greeted and not self._chats
+            joined = self._events.joined(self, always=True, greeted=greeted)
             self._held.enter_context(joined)
 
     def _received(self, channel: int, data: str | bytes, now: float) -> None:

@@ -12,10 +12,13 @@ from edge.backends.protocol import (
     Call,
     CallQuality,
     EchoesMessages,
+    Resumed,
 )
 from edge.config import AudioConfig, TransceiverConfig
+from edge.registry.sessions import Claim
 from edge.session_config import decode_session
 from edge.transceiver.admission import Opener
+from edge.transceiver.checkpoint import Checkpoint
 from edge.transceiver.dialect import Dialect
 from edge.transceiver.leash import SessionLimits
 from edge.transceiver.playout import Pacer
@@ -27,8 +30,10 @@ from edge.webrtc.ice import IceCredentials, IceLite
 from edge.webrtc.media import Media
 from edge.webrtc.offload import MediaOffload
 from edge.webrtc.peer import Peer
+from edge.webrtc.reserve import OWNER_USES
 from edge.webrtc.sctp import Association
 from edge.webrtc.sctp_state import SctpConfig
+from edge.webrtc.sped import Sped
 from edge.webrtc.streams import SendStream
 from edge.wire.sdp import Negotiated
 
@@ -56,9 +61,11 @@ class SessionMaker:
         pacer: Pacer,
         send: SendFramed,
         offload: MediaOffload | None,
+        kept: bool,
         observe_setup: Callable[[float], None],
         observe_quality: Callable[[CallQuality], None],
     ) -> None:
+        """``kept``: sessions are written down, and acknowledge messages only when they were."""
         self._backend = backend
         self._certificate = certificate
         self._config = config
@@ -67,6 +74,7 @@ class SessionMaker:
         self._pacer = pacer
         self._send = send
         self._offload = offload
+        self._kept = kept
         self._observe_setup = observe_setup
         self._observe_quality = observe_quality
 
@@ -89,6 +97,7 @@ class SessionMaker:
             entropy=entropy,
             now=now,
             consent_timeout=self._config.consent_timeout_seconds,
+            defers=bool(negotiated.sped),
         )
         mid_extension = (
             None if negotiated.mid_extension is None else (negotiated.mid_extension, negotiated.mid)
@@ -102,7 +111,6 @@ class SessionMaker:
             first_timestamp=int.from_bytes(entropy(4), "big"),
             mid_extension=mid_extension,
         )
-        channels = self._make_channels(negotiated)
         peer = Peer(
             ice=ice,
             dtls=Dtls(
@@ -116,10 +124,47 @@ class SessionMaker:
                 red_payload_type=None if negotiated.red is None else negotiated.red.payload_type,
                 nack=negotiated.nack,
             ),
-            channels=channels,
+            channels=self._make_channels(negotiated),
             sctp_init=None if negotiated.channels is None else negotiated.channels.sctp.init,
+            sped=Sped() if negotiated.sped else None,
         )
-        session = Session(
+        return self._make_session(call, peer, codec, negotiated.mid, negotiated.sends, opener), ssrc
+
+    def remake(self, checkpoint: Checkpoint, claim: Claim) -> Session:
+        """Make a session that another process wrote down; it goes on under this claim."""
+        now, unix = self._environment.clock(), self._environment.unix()
+        terms, positions = checkpoint.terms, checkpoint.positions
+        resumed = Resumed(
+            epoch=claim.epoch,
+            played=positions.played,
+            heard=positions.heard,
+            exact=checkpoint.exact,
+            token=checkpoint.resume,
+        )
+        call = Call(claim.session, terms.wanted, checkpoint.session_config, resumed)
+        peer = Peer.restore(
+            checkpoint.peer,
+            entropy=self._environment.entropy,
+            now=now,
+            skip=checkpoint.reserve,
+            age=max(0.0, unix - checkpoint.written),
+        )
+        session = self._make_session(
+            call, peer, terms.codec, terms.mid, terms.sends, checkpoint.opener
+        )
+        session.go_on(
+            opened=checkpoint.opened - unix + now,
+            connected=checkpoint.connected - unix + now,
+            timestamp=positions.timestamp,
+        )
+        session.relays.update(checkpoint.relays)
+        session.tokens.update(checkpoint.tokens)
+        return session
+
+    def _make_session(
+        self, call: Call, peer: Peer, codec: AudioFormat, mid: str, sends: bool, opener: Opener
+    ) -> Session:
+        return Session(
             call,
             peer,
             self._backend,
@@ -136,26 +181,28 @@ class SessionMaker:
             ),
             dialect=self._make_dialect(call),
             opener=opener,
-            mid=negotiated.mid,
-            sends=negotiated.sends,
+            mid=mid,
+            sends=sends,
             echo_messages=_echoes(self._backend),
             offload=self._offload,
             observe_setup=self._observe_setup,
             observe_quality=self._observe_quality,
         )
-        return session, ssrc
 
     def _make_channels(self, negotiated: Negotiated) -> Channels | None:
         if negotiated.channels is None:
             return None
         sctp = negotiated.channels.sctp
         return Channels(
-            Association(
-                entropy=self._environment.entropy, config=SctpConfig(remote_port=sctp.port)
-            ),
+            Association(entropy=self._environment.entropy, config=self._sctp_config(sctp.port)),
             dtls_client=negotiated.dtls_role == "active",
             remote_max_message_size=sctp.max_message_bytes,
         )
+
+    def _sctp_config(self, remote_port: int) -> SctpConfig:
+        if not self._kept:
+            return SctpConfig(remote_port=remote_port)
+        return SctpConfig(remote_port=remote_port, hold_acks=True, reserve=OWNER_USES.tsn)
 
     def _make_dialect(self, call: Call) -> Dialect:
         backend = self._backend

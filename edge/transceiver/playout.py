@@ -123,6 +123,16 @@ class Playout:
         if not self._scheduled and self._held is None:
             self._start()
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Samples of the backend's that were sent, and the codec's timestamp of what comes next."""
+        return self._played, self._timestamp
+
+    def go_on(self, *, played: int = 0, timestamp: int = 0) -> None:
+        """Start in a new talk spurt after where another process was, before anything is played."""
+        self._played += played
+        self._timestamp = max(self._timestamp, timestamp)
+
     async def wait_queued_below(self, seconds: float) -> None:
         """Wait until ``queued`` is this much or less, or until the session has ended."""
         level = max(seconds, 0.0) * self._rate

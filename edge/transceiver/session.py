@@ -21,7 +21,7 @@ import trio
 
 from edge.address import Address
 from edge.audio.listener import Listener
-from edge.backends.protocol import AudioFormat, Backend, Call, CallQuality
+from edge.backends.protocol import AudioFormat, Backend, Call, CallQuality, Resumable
 from edge.config import AudioConfig
 from edge.errors import BackendError, Drop, EndReason
 from edge.transceiver.admission import Opener
@@ -31,6 +31,7 @@ from edge.transceiver.dialect import Dialect
 from edge.transceiver.events import EventChannel
 from edge.transceiver.leash import Leash, SessionLimits
 from edge.transceiver.playout import Pacer, Playout
+from edge.transceiver.voice import SILENT_ENDS, Custodian, Voice
 from edge.webrtc.channel_outputs import (
     ChannelClosed,
     ChannelDrained,
@@ -48,6 +49,7 @@ from edge.webrtc.outputs import (
     Transmit,
 )
 from edge.webrtc.peer import Peer
+from edge.webrtc.sctp_outputs import CheckpointWanted
 from edge.wire.demux import is_rtp
 from edge.wire.spp import Path
 
@@ -102,10 +104,15 @@ class Session:
         """The paths that passed a check, each with the relay that serves it."""
         self.tokens: set[str] = set()
         """What the client's checks may be addressed to."""
+        self.custodian: Custodian | None = None
+        """Who writes the session down; None where it can not move."""
+        self.codec = codec
+        self.sends = sends
+        """The client listens."""
+        self._voice = Voice.FULL
         self._send = send
         self._clock = clock
         self._limits = limits
-        self._sends = sends
         self._offload = offload
         self._stream: RtpOffload | None = None
         self._usual = False  # the last packet was one that an offload could have opened
@@ -121,6 +128,10 @@ class Session:
             fade_seconds=audio.fade_seconds,
             quality=self.quality,
         )
+        self._heard_before = 0
+        if call.resumed is not None:
+            self._heard_before = call.resumed.heard
+            self._playout.go_on(played=call.resumed.played)
         self._channels = ClientChannels(
             self.events,
             receive_event=self.receive_event,
@@ -129,6 +140,8 @@ class Session:
             echo=echo_messages,
         )
         self._conversation = backend.open(call, self._playout, self.events)
+        if isinstance(self._conversation, Resumable):
+            self._conversation.watch(self.note_change)
         self._listener = Listener(
             codec=codec,
             wanted=call.audio,
@@ -148,6 +161,9 @@ class Session:
 
     def receive(self, datagram: bytes, path: Path, relay: Address, *, now: float) -> None:
         """Take a datagram that ``relay`` brought from ``path``; never raises."""
+        if self._voice is Voice.NONE:
+            self._drops[Drop.NOT_OWNER] += 1
+            return
         try:
             if is_rtp(datagram):
                 self._receive_rtp(datagram, path, relay, now)
@@ -166,18 +182,71 @@ class Session:
 
         To be called after ``receive``, while ``path`` is no other session's as well.
         """
+        if self._voice is not Voice.FULL:
+            return
         if self._stream is not None and self._offload is not None and self._usual:
             relay = self.relays.get(path)
             if relay is not None and self.reason is None:
                 endpoint = self._offload.endpoint(relay)
-                self.peer.lend(self._stream, path, endpoint, sends=self._sends)
+                self.peer.lend(self._stream, path, endpoint, sends=self.sends)
+
+    @property
+    def voice(self) -> Voice:
+        """How much of what the session would send may leave."""
+        return self._voice
+
+    @voice.setter
+    def voice(self, voice: Voice) -> None:
+        self._voice = voice
+        if voice is not Voice.FULL:
+            self.peer.recall()
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Samples played and heard, in the backend's clock, and the next frame's timestamp."""
+        played, timestamp = self._playout.place
+        return played, self._heard_before + self._listener.heard, timestamp
+
+    def go_on(self, *, opened: float, connected: float, timestamp: int) -> None:
+        """Take up, before ``run``, what another process has connected; times are our clock's."""
+        self.times = SessionTimes(opened, connected, connected, connected)
+        self._playout.go_on(timestamp=timestamp)
+        self._leash.connect(now=connected)
+        self._connected.set()
+        self._open_stream()
+        self._channels.adopt(self.peer.reopened())
 
     def end(self, reason: EndReason) -> None:
-        """End the session; the first reason given stands. Both sides' events tell it."""
+        """End the session; the first reason given stands. Both sides' events tell it.
+
+        But when it goes on elsewhere, nobody is told.
+        """
         if self.reason is None:
             self.reason = reason
-            self._tell_end(reason)
+            if reason in SILENT_ENDS:
+                self.part()
+            else:
+                self._tell_end(reason)
         self._scope.cancel()
+
+    def part(self) -> None:
+        """Say nothing more to anybody: another process goes on with the session."""
+        if self._voice is not Voice.NONE and isinstance(self._conversation, Resumable):
+            self._conversation.move()
+        self.voice = Voice.NONE
+
+    def resume_token(self) -> bytes:
+        """What the backend's next conversation needs."""
+        conversation = self._conversation
+        return conversation.resume_token() if isinstance(conversation, Resumable) else b""
+
+    def note_checkpoint(self, *, stored: bool) -> None:
+        """Tell what waits for a checkpoint whether one was stored."""
+        now, peer = self._clock(), self.peer
+        self._carry_out(
+            peer.checkpoint_stored(now=now) if stored else peer.checkpoint_failed(now=now)
+        )
+        self._alarm.set(peer.deadline)
 
     def receive_event(self, event: bytes) -> None:
         """Take an event for the backend from whoever holds the event channel; never raises."""
@@ -191,6 +260,11 @@ class Session:
     def channel_counts(self) -> ChannelCounts:
         """What went over the client's data channels."""
         return self._channels.counts
+
+    def note_change(self, *, at_once: bool = False) -> None:
+        """Have the session written down, where it is."""
+        if self.custodian is not None:
+            self.custodian.changed(at_once=at_once)
 
     def delays(self) -> tuple[float, float]:
         """What the jitter buffer holds back now, and its target, in seconds."""
@@ -269,18 +343,25 @@ class Session:
                     self._transmit(path, data)
                 case PathSelected():
                     self.times.first_check = min(self.times.first_check, self._clock())
+                    self.note_change()
                 case Connected():
                     self.times.connected = self._clock()
                     self._observe_setup(self.times.connected - self.times.opened)
                     self._leash.connect(now=self.times.connected)
                     self._connected.set()
                     self._open_stream()
+                    if self.custodian is not None:
+                        self.custodian.connected()
                 case RoundTripMeasured():
                     quality = self.quality()
                     self._observe_quality(quality)
                     self._playout.note_loss(quality.remote_fraction_lost or 0.0)
                 case ChannelOpened() | ChannelMessage() | ChannelDrained() | ChannelClosed():
                     self._channels.follow(output, now=self._clock())
+                    if not isinstance(output, ChannelMessage):
+                        self.note_change()
+                case CheckpointWanted():
+                    self.note_change(at_once=True)
                 case Ended(reason):
                     self._channels.close()  # nobody is there to be told
                     self.end(reason)
@@ -291,8 +372,10 @@ class Session:
         relay = self.relays.get(path)
         if relay is None:
             self._drops[Drop.UNKNOWN_PATH] += 1
-        else:
+        elif self._voice is Voice.FULL or self._voice.allows(data):
             self._send(path, data, relay)
+        else:
+            self._drops[Drop.NOT_OWNER] += 1
 
     def _send_message(self, channel: int, data: str | bytes) -> None:
         self._carry_out(self.peer.send_message(channel, data, now=self._clock()))
@@ -310,6 +393,9 @@ class Session:
             self._stream = self._offload.open_stream(keys, self._listener.take)
 
     def _play(self, payload: bytes, timestamp: int, marker: bool, now: float) -> None:
+        if self._voice is not Voice.FULL:
+            self._drops[Drop.NOT_OWNER] += 1
+            return
         try:
             if self._stream is None or not self._stream.send(payload, timestamp, marker, now):
                 self._send_audio(payload, timestamp, marker, now)
@@ -317,7 +403,7 @@ class Session:
             self._fail_by_bug()
 
     def _send_audio(self, payload: bytes, timestamp: int, marker: bool, now: float) -> None:
-        if not self._sends:  # the client does not listen; its backend is paced all the same
+        if not self.sends:  # the client does not listen; its backend is paced all the same
             return
         if not self.peer.connected:
             self._drops[Drop.NOT_READY] += 1
@@ -329,7 +415,8 @@ class Session:
     def _ring(self, now: float) -> float:
         """Do what is due, and return when the next is; the pacer, which calls us, serves all."""
         try:
-            self._carry_out(self.peer.tick(now=now))
+            if self._voice is not Voice.NONE:
+                self._carry_out(self.peer.tick(now=now))
             if now >= self._leash.deadline:
                 self._check_leash(now)
         except Exception:
@@ -380,7 +467,8 @@ class Session:
         self._listener.close()
         self._playout.close()
         try:
-            self._carry_out(self.peer.close(now=self._clock()))
+            if self.reason not in SILENT_ENDS:
+                self._carry_out(self.peer.close(now=self._clock()))
         except Exception:
             log.exception("goodbye failed", session=self.call.session)
         finally:

@@ -112,6 +112,10 @@ class Channels:
         """The snapshot whose association has this serial number is safe."""
         return self._follow(self.association.stored(serial, now=now), now)
 
+    def unstored(self, *, now: float) -> list[ChannelOutput]:
+        """No snapshot could be stored; see ``Association.unstored``."""
+        return self._follow(self.association.unstored(now=now), now)
+
     def open(
         self, settings: ChannelOpen, *, now: float, negotiated: int | None = None
     ) -> tuple[int, list[ChannelOutput]]:
@@ -176,6 +180,14 @@ class Channels:
 
     # Moving.
 
+    def reopened(self) -> list[ChannelOpened]:
+        """What was told of the channels that are open, once more: for an heir."""
+        return [
+            ChannelOpened(each.id, each.settings, remote=each.id % 2 == self._dtls_client)
+            for each in self._channels.values()
+            if each.state is ChannelState.OPEN and each.announced
+        ]
+
     def snapshot(self, *, now: float) -> ChannelsSnapshot:
         """Write everything down; see ``Association.snapshot``."""
         return ChannelsSnapshot(
@@ -195,12 +207,13 @@ class Channels:
         entropy: Entropy,
         config: SctpConfig,
         now: float,
+        age: float = 0.0,
         skip: int = 0,
     ) -> Channels:
-        """Go on from a snapshot; see ``Association.restore``. Call ``tick`` right away."""
+        """Go on from a snapshot; see ``Association.restore``."""
         channels = cls(
             Association.restore(
-                snapshot.association, entropy=entropy, config=config, now=now, skip=skip
+                snapshot.association, entropy=entropy, config=config, now=now, age=age, skip=skip
             ),
             dtls_client=snapshot.dtls_client,
             remote_max_message_size=snapshot.remote_max_message_size,

@@ -75,6 +75,11 @@ class Dtls:
         return self._machine.state
 
     @property
+    def flights(self) -> int:
+        """Flights sent so far, repetitions not counted; 0 once the handshake is done."""
+        return self._machine.flights if isinstance(self._machine, Handshake) else 0
+
+    @property
     def drops(self) -> Counter[Drop]:
         """What was not acceptable so far."""
         return self._machine.drops
@@ -83,6 +88,15 @@ class Dtls:
     def deadline(self) -> float:
         """When :meth:`tick` has something to do."""
         return self._machine.deadline
+
+    @property
+    def flight(self) -> tuple[bytes, ...]:
+        """Datagrams of our last flight, as they left: those the peer may lack still."""
+        return self._machine.flight.datagrams
+
+    def flight_carried(self, *, now: float) -> None:
+        """A copy of ``flight`` left inside of something else: the next one is due later."""
+        self._machine.flight.carried(now=now)
 
     def start(self, *, now: float) -> list[DtlsOutput]:
         """Send the ClientHello if our role is active; a passive machine listens from the first."""

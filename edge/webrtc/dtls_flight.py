@@ -43,6 +43,8 @@ class Flight:
 
     def __init__(self, mtu: int) -> None:
         self.deadline = math.inf
+        self.datagrams: tuple[bytes, ...] = ()
+        """The latest copy, as long as it may be sent again; not after a restore."""
         self._mtu = mtu
         self._records: Sequence[Record] = ()
         self._next_sequence = 0
@@ -60,7 +62,13 @@ class Flight:
         self._interval = FIRST_INTERVAL
         self._sent_at = now
         self.deadline = now + self._interval
-        return self.encode(records)
+        return self._keep(self.encode(records))
+
+    def carried(self, *, now: float) -> None:
+        """A copy left in another way than by our returning it: the next is due later."""
+        self._sent_at = now
+        if self.deadline < math.inf:
+            self.deadline = now + self._interval
 
     def finish(self, *, repeats: int) -> None:
         """The handshake is over: send the flight at most ``repeats`` times more unasked."""
@@ -70,7 +78,7 @@ class Flight:
 
     def forget(self) -> None:
         """Nothing will be sent again."""
-        self._records = ()
+        self._records, self.datagrams = (), ()
         self.deadline = math.inf
 
     def tick(self, renew: Renew | None = None, *, now: float) -> list[bytes]:
@@ -102,11 +110,13 @@ class Flight:
         return flight
 
     def _again(self, renew: Renew | None, now: float) -> list[bytes]:
-        self._sent_at = now
-        if self.deadline < math.inf:
-            self.deadline = now + self._interval
+        self.carried(now=now)
         fresh = [renew(r) if r.epoch and renew is not None else r for r in self._records]
-        return self.encode(fresh)
+        return self._keep(self.encode(fresh))
+
+    def _keep(self, datagrams: list[bytes]) -> list[bytes]:
+        self.datagrams = tuple(datagrams)
+        return datagrams
 
     def _number(self, record: Record) -> Record:
         if record.epoch:

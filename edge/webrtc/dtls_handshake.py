@@ -78,6 +78,8 @@ class Handshake:
         self.state = DtlsState.NEW if role == "active" else DtlsState.HANDSHAKING
         self.drops: Counter[Drop] = Counter()
         self.session: DtlsSession | None = None
+        self.flights = 0
+        """How many different ones we have sent."""
         self.early: list[Record] = []
         self._role = role
         self._check = PeerCheck(fingerprints)
@@ -102,6 +104,11 @@ class Handshake:
     def deadline(self) -> float:
         """When :meth:`tick` has something to do."""
         return min(self._flight.deadline, self._alert_deadline)
+
+    @property
+    def flight(self) -> Flight:
+        """Our last one."""
+        return self._flight
 
     def start(self, *, now: float) -> list[DtlsOutput]:
         """Send the ClientHello if our role is active; a passive machine listens from the first."""
@@ -228,6 +235,7 @@ class Handshake:
         if not data:
             return []
         self._answered = self._seen
+        self.flights += 1
         self._forget_alert()
         records = decode_records(data)
         if records[-1].epoch and self._records is None:  # numbers never start again

@@ -72,6 +72,11 @@ class DtlsSession:
         return self._flight.deadline
 
     @property
+    def flight(self) -> Flight:
+        """Our last one."""
+        return self._flight
+
+    @property
     def next_sequence(self) -> int:
         """The number of the next record that we write."""
         return self._writer.next_sequence

@@ -36,13 +36,17 @@ from typing import Final, assert_never
 import msgspec
 from msgspec.structs import replace
 
+from edge.address import Address
 from edge.errors import Drop, EndReason, LocalProtocolError, RemoteProtocolError
 from edge.webrtc.outputs import Ended, PathSelected, Transmit
 from edge.wire import stun
 from edge.wire.spp import Path, decode_path
+from edge.wire.stun import CarriedDtls
 
 AMPLIFICATION_LIMIT: Final = 3
 """Bytes we may send for each byte received on an unproven path; DESIGN 6, after RFC 9000, 8.1."""
+UNLIMITED: Final = 1 << 16
+"""Room on a proven path: more than any datagram."""
 SILENCE: Final = 1.0  # seconds without authenticated bytes until a path yields to a proven one
 LONG_SILENCE: Final = 15.0  # until a proven path yields to an unproven one; three consent intervals
 MAX_EARLY_CHECKS: Final = 64
@@ -53,7 +57,19 @@ PROBE_PRIORITY: Final = (110 << 24) + (65_535 << 8) + 255  # peer-reflexive; RFC
 
 FORMER_LIFETIME: Final = 5.0  # seconds, for what is still under way after a restart
 
-IceOutput = Transmit | PathSelected | Ended
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A valid check that waits for ``IceLite.answer``, with what it carries of DTLS."""
+
+    path: Path
+    client: Address = field(repr=False)
+    transaction_id: bytes
+    password: str = field(repr=False)
+    carried: CarriedDtls | None
+
+
+IceOutput = Check | Transmit | PathSelected | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +161,7 @@ class IceLite:
     """The controlled, lite side of one ICE session with one component (RFC 8445).
 
     ``entropy(n)`` gives n random bytes for transaction ids. ``deadline`` is when to call ``tick``.
+    With ``defers`` a valid check is handed out as a ``Check``, to be answered by ``answer``.
     """
 
     def __init__(
@@ -157,6 +174,7 @@ class IceLite:
         now: float,
         consent_timeout: float = 30.0,
         max_paths: int = 8,
+        defers: bool = False,
     ) -> None:
         if max_paths < 2:
             raise LocalProtocolError("a client that moves needs two paths")
@@ -164,6 +182,7 @@ class IceLite:
         self.deadline = math.inf
         self.drops: Counter[Drop] = Counter()
         self.restarts = 0
+        self._defers = defers
         self._current = Credentials(local, remote)
         self._used = False  # the client has used the current credentials
         self._former: Credentials | None = None
@@ -211,6 +230,22 @@ class IceLite:
             return []
         self._reschedule()
         return outputs
+
+    def answer(self, check: Check, carried: CarriedDtls | None = None) -> Transmit:
+        """Write the answer to a check, ``room`` bytes at most, with what it shall carry of DTLS."""
+        response = stun.encode_success(
+            check.transaction_id, check.client, password=check.password, carried=carried
+        )
+        # One that carries nothing is smaller than three times its check.
+        self._paths[check.path].budget -= len(response)
+        return Transmit(check.path, response)
+
+    def room(self, path: Path) -> int:
+        """Bytes that may be sent on a path now."""
+        state = self._paths.get(path)
+        if state is None:
+            return 0
+        return UNLIMITED if state.proven else state.budget
 
     def tick(self, *, now: float) -> list[IceOutput]:
         """Do what is due at ``now``: end without consent, or repeat our own checks."""
@@ -364,10 +399,9 @@ class IceLite:
         state.priority = request.priority or state.priority
         state.nominated = request.use_candidate
         self._consent_until = now + self._consent_timeout
-        response = stun.encode_success(request.transaction_id, client, password=password)
-        # An answer is smaller than three times its check, so the budget stays above zero.
-        state.budget += AMPLIFICATION_LIMIT * len(datagram) - len(response)
-        outputs: list[IceOutput] = [Transmit(path, response)]
+        state.budget += AMPLIFICATION_LIMIT * len(datagram)
+        check = Check(path, client, request.transaction_id, password, request.carried)
+        outputs: list[IceOutput] = [check if self._defers else self.answer(check)]
         outputs += self._select(path, state, now)
         outputs += self._start_probe(path, state, now)
         return outputs

@@ -268,7 +268,8 @@ class Media:
         asker = media.asker if media.nack else None
         media.asker.round_trip = media.round_trip_time or UNKNOWN_ROUND_TRIP
         media.logs = {
-            ssrc: ReceiveLog.restore(log, asker=asker) for ssrc, log in snapshot.logs.items()
+            ssrc: ReceiveLog.restore(log, asker=asker, stale=skip > 0)
+            for ssrc, log in snapshot.logs.items()
         }
         media.next_report = min(snapshot.next_report, now + ntp_offset + media._interval)
         return media

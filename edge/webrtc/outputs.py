@@ -16,6 +16,7 @@ from edge.webrtc.channel_outputs import (
     ChannelMessage,
     ChannelOpened,
 )
+from edge.webrtc.sctp_outputs import CheckpointWanted
 from edge.wire.red import RedBlock
 from edge.wire.spp import Path
 
@@ -84,5 +85,6 @@ PeerOutput = (
     | ChannelMessage
     | ChannelDrained
     | ChannelClosed
+    | CheckpointWanted
     | Ended
 )

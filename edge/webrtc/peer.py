@@ -7,7 +7,8 @@ its keys exist only after the client's certificate matched the offer (RFC 5763, 
 SCTP with its data channels is what DTLS carries from then on.
 
 Everything that leaves goes to ICE's selected path and, until that path is proven, is held to three
-times the bytes that came from it.
+times the bytes that came from it. But the answer to a check goes where the check came from, also
+with a flight of DTLS inside (``sped``).
 
 What is usual may be lent to an offload (``offload``); every input takes it back.
 """
@@ -43,7 +44,14 @@ from edge.webrtc.dtls_outputs import (
     DtlsState,
     DtlsTransmit,
 )
-from edge.webrtc.ice import AMPLIFICATION_LIMIT, IceLite, IceSnapshot, PathState
+from edge.webrtc.ice import (
+    AMPLIFICATION_LIMIT,
+    Check,
+    IceLite,
+    IceOutput,
+    IceSnapshot,
+    PathState,
+)
 from edge.webrtc.keys import SrtpKeys
 from edge.webrtc.media import Media, MediaSnapshot, MediaStatistics
 from edge.webrtc.offload import Loan, RtpKeys, RtpOffload
@@ -56,6 +64,7 @@ from edge.webrtc.outputs import (
     RoundTripMeasured,
     Transmit,
 )
+from edge.webrtc.reserve import NO_RESERVE, Reserve
 from edge.webrtc.sctp_outputs import (
     CheckpointWanted,
     SctpEstablished,
@@ -63,6 +72,7 @@ from edge.webrtc.sctp_outputs import (
     SctpTransmit,
 )
 from edge.webrtc.sctp_state import SctpConfig
+from edge.webrtc.sped import Sped
 from edge.webrtc.srtp import SrtpReceiver, SrtpReceiverSnapshot, SrtpSender, SrtpSenderSnapshot
 from edge.wire.demux import Kind, classify
 from edge.wire.red import decode_red
@@ -71,8 +81,13 @@ from edge.wire.spp import Path
 
 
 class PeerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A connected peer written down; times are relative to the moment of writing."""
+    """A connected peer written down; times are relative to the moment of writing.
 
+    Those of the media are Unix seconds by a clock of the session's own, which goes on with it.
+    """
+
+    written: float
+    """When, by that clock."""
     ice: IceSnapshot
     sender: SrtpSenderSnapshot
     receiver: SrtpReceiverSnapshot
@@ -107,14 +122,19 @@ class Peer:
         media: Media,
         channels: Channels | None = None,
         sctp_init: bytes | None = None,
+        sped: Sped | None = None,
     ) -> None:
-        """``sctp_init`` is the client's INIT chunk, where SNAP was negotiated by ours as well."""
+        """``sctp_init`` is the client's INIT chunk, where SNAP was negotiated by ours as well.
+
+        With ``sped``, where that was negotiated, ``ice`` must defer its answers.
+        """
         self.ice = ice
         self.media = media
         self.ended = False
         self._dtls = dtls
         self._channels = channels
         self._sctp_init = sctp_init
+        self._sped = sped
         self._dtls_started = False
         self._dtls_path: Path | None = None
         self._dtls_paths = 0
@@ -122,6 +142,8 @@ class Peer:
         self._sender: SrtpSender | None = None
         self._receiver: SrtpReceiver | None = None
         self._loan: Loan | None = None
+        self._serial = 0
+        """Of the newest snapshot's association."""
         self._drops: Counter[Drop] = Counter()
 
     @property
@@ -195,7 +217,7 @@ class Peer:
     def send_audio(
         self, payload: bytes, *, timestamp: int, marker: bool, now: float
     ) -> Transmit | None:
-        """Send one frame; None when there is no path or its budget is spent.
+        """Send one frame; None when there is no path, or its budget or the reserve is spent.
 
         ``timestamp`` counts from the start of the media (see ``Media.media_time``). Raises
         LocalProtocolError before the peer is connected.
@@ -205,6 +227,9 @@ class Peer:
         self.recall()
         path = self.ice.selected
         if path is None or self.ended:
+            return None
+        if self.media.stream.left <= 0:
+            self._drops[Drop.RESERVE_USED] += 1
             return None
         header, index = self.media.send_rtp(len(payload), timestamp, marker, now=now)
         packet = self._sender.protect_rtp(header, payload, index=index)
@@ -242,23 +267,31 @@ class Peer:
             outputs += self._follow_channels(self._channels.tick(now=now), now)
         if self._sender is not None and now >= self.media.deadline:
             for compound in self.media.tick(now=now):
-                outputs += self._transmit(self._sender.protect_rtcp(compound))
+                outputs += self._send_rtcp(compound)
         return outputs
 
     def close(self, *, now: float) -> list[PeerOutput]:
-        """Say goodbye (RTCP BYE, SCTP ABORT, DTLS close_notify) and end; there is no more."""
+        """Say goodbye (RTCP BYE, SCTP ABORT, DTLS close_notify) and end; there is no more.
+
+        Not where another process goes on: ``leave``.
+        """
         self.recall()
         if self.ended:
             return []
         outputs: list[PeerOutput] = []
         if self._sender is not None:
-            outputs += self._transmit(self._sender.protect_rtcp(self.media.bye(now=now)))
+            outputs += self._send_rtcp(self.media.bye(now=now))
         if self._channels is not None and self.connected:
             outputs += self._follow_channels(self._channels.close(), now)
         if self._dtls is not None and self._dtls_started:
             outputs += self._follow_dtls(self._dtls.close(), now)
         self.ended = True
         return outputs
+
+    def leave(self) -> None:
+        """End without a word: inputs return nothing. The state may still be written down."""
+        self.recall()
+        self.ended = True
 
     def rtp_keys(self) -> RtpKeys | None:
         """What an offload needs; None before the peer is connected."""
@@ -305,23 +338,71 @@ class Peer:
             drops += self._channels.drops
         return PeerStatistics(self.connected, self.media.statistics(), drops)
 
+    def used(self) -> Reserve:
+        """The next number of each kind: how far a connected peer has counted."""
+        self._settle()
+        return Reserve(
+            rtp=self.media.stream.next_index,
+            rtcp=0 if self._sender is None else self._sender.next_rtcp_index,
+            dtls=0 if self._dtls is None or self._sender is None else self._dtls.next_sequence,
+            tsn=0 if self._channels is None else self._channels.association.used_tsns,
+        )
+
+    def limit(self, room: Reserve) -> None:
+        """Allow a connected peer so many more numbers of each kind; at 0 nothing of it leaves.
+
+        What SCTP would send waits until there is room; it is due at once then (``deadline``).
+        """
+        loan = self._loan
+        self.recall()
+        self.media.stream.reserve(room.rtp)
+        if self._sender is not None:
+            self._sender.reserve_rtcp(room.rtcp)
+        if self._dtls is not None and self._sender is not None:
+            self._dtls.reserve(room.dtls)
+        if self._channels is not None:
+            self._channels.association.limit(room.tsn)
+            self._channels.association.paused = not room.dtls
+        self._loan = loan
+        self._lend_again()
+
+    def checkpoint_stored(self, *, now: float) -> list[PeerOutput]:
+        """The newest snapshot is safe: send the acknowledgements that waited for that."""
+        if self._channels is None or self.ended:
+            return []
+        self.recall()
+        return self._follow_channels(self._channels.stored(self._serial, now=now), now)
+
+    def checkpoint_failed(self, *, now: float) -> list[PeerOutput]:
+        """No snapshot could be stored: until one is, SCTP waits for none and has no limit."""
+        if self._channels is None or self.ended:
+            return []
+        self.recall()
+        return self._follow_channels(self._channels.unstored(now=now), now)
+
+    def reopened(self) -> list[ChannelOpened]:
+        """The channels that are open in a restored peer, as they were told of before."""
+        return [] if self._channels is None else self._channels.reopened()
+
     def snapshot(self, *, now: float) -> PeerSnapshot:
-        """Write a connected peer down. The original must not send afterwards.
+        """Write a connected peer down. An exact heir needs that the original sends no more.
 
         Raises LocalProtocolError while there are no SRTP keys, or when DTLS is over.
         """
         self.recall()
         if self._sender is None or self._receiver is None:
             raise LocalProtocolError("only a connected peer can be written down")
-        channels = self._channels
+        channels = None if self._channels is None else self._channels.snapshot(now=now)
+        self._serial = 0 if channels is None else channels.association.serial
         return PeerSnapshot(
+            written=now + self.media.ntp_offset,
             ice=self.ice.snapshot(now=now),
             sender=self._sender.snapshot(),
             receiver=self._receiver.snapshot(),
             media=self.media.snapshot(),
             dtls=None if self._dtls is None else self._dtls.snapshot(),
-            channels=None if channels is None else channels.snapshot(now=now),
-            sctp=None if channels is None else channels.association.config,
+            channels=channels,
+            sctp=None if self._channels is None else self._channels.association.config,
         )
 
     @classmethod
@@ -330,28 +411,38 @@ class Peer:
         snapshot: PeerSnapshot,
         *,
         entropy: Callable[[int], bytes],
-        ntp_offset: float,
         now: float,
-        skip: int = 0,
+        age: float = 0.0,
+        skip: Reserve = NO_RESERVE,
     ) -> Peer:
-        """Go on from a snapshot; ``skip`` jumps all that counts what is sent past a reserve.
+        """Go on from a snapshot that is ``age`` seconds old; look at ``deadline`` right away.
 
-        ``skip`` must exceed what the original may have sent since, and be 0 only after a planned
-        hand-over.
+        ``skip`` jumps what counts the sent past a reserve: no less than what the original may have
+        sent since, and nothing only after a planned hand-over. Raises LocalProtocolError where the
+        client can not follow.
+
+        Media and SCTP go on by the clock. Consent, and the silence of a path, do not: in the time
+        in which nobody listened, nobody can have been heard.
         """
         channels = None
         if snapshot.channels is not None and snapshot.sctp is not None:
             channels = Channels.restore(
-                snapshot.channels, entropy=entropy, config=snapshot.sctp, now=now, skip=skip
+                snapshot.channels,
+                entropy=entropy,
+                config=snapshot.sctp,
+                now=now,
+                age=age,
+                skip=skip.tsn,
             )
+        ntp_offset = snapshot.written + age - now
         peer = cls(
             ice=IceLite.restore(snapshot.ice, entropy=entropy, now=now),
-            dtls=None if snapshot.dtls is None else Dtls.restore(snapshot.dtls, skip=skip),
-            media=Media.restore(snapshot.media, ntp_offset=ntp_offset, now=now, skip=skip),
+            dtls=None if snapshot.dtls is None else Dtls.restore(snapshot.dtls, skip=skip.dtls),
+            media=Media.restore(snapshot.media, ntp_offset=ntp_offset, now=now, skip=skip.rtp),
             channels=channels,
         )
         peer._dtls_started = peer._dtls is not None
-        peer._sender = SrtpSender.restore(snapshot.sender, skip=skip, rtp_skip=skip)
+        peer._sender = SrtpSender.restore(snapshot.sender, skip=skip.rtcp, rtp_skip=skip.rtp)
         peer._receiver = SrtpReceiver.restore(snapshot.receiver)
         return peer
 
@@ -413,26 +504,43 @@ class Peer:
     def _receive_dtls(self, datagram: bytes, now: float) -> list[PeerOutput]:
         if self._dtls is None:
             raise RemoteProtocolError("there is no DTLS", Drop.NOT_READY)
+        if self._sped is not None:
+            self._sped.note(datagram, self._dtls)
         return self._follow_dtls(self._dtls.receive(datagram, now=now), now)
 
-    def _follow_ice(
-        self, outputs: list[Transmit | PathSelected | Ended], now: float
-    ) -> list[PeerOutput]:
+    def _follow_ice(self, outputs: list[IceOutput], now: float) -> list[PeerOutput]:
         followed: list[PeerOutput] = []
         for output in outputs:
-            followed.append(output)
             match output:
+                case Check():
+                    followed += self._answer(output, now)
                 case PathSelected():
-                    if self._dtls is not None and not self._dtls_started:
-                        self._dtls_started = True
-                        followed += self._follow_dtls(self._dtls.start(now=now), now)
+                    followed += [output, *self._follow_dtls(self._start_dtls(now), now)]
                 case Ended():
                     self.ended = True
+                    followed.append(output)
                 case Transmit():
-                    pass
+                    followed.append(output)
                 case _:
                     assert_never(output)
         return followed
+
+    def _start_dtls(self, now: float) -> list[DtlsOutput]:
+        if self._dtls is None or self._dtls_started:
+            return []
+        self._dtls_started = True
+        return self._dtls.start(now=now)
+
+    def _answer(self, check: Check, now: float) -> list[PeerOutput]:
+        """Hand DTLS what the check carries, and have the answer carry our flight."""
+        if self._sped is None or self._sped.over or self._dtls is None:
+            return [self.ice.answer(check)]
+        outputs = self._start_dtls(now)
+        room = self.ice.room(check.path)
+        answer, more = self._sped.exchange(check.carried, self._dtls, outputs, room=room, now=now)
+        if answer is not None and answer.data:
+            self._note_dtls_path(check.path)
+        return [self.ice.answer(check, answer), *self._follow_dtls(more, now)]
 
     def _follow_dtls(self, outputs: list[DtlsOutput], now: float) -> list[PeerOutput]:
         followed: list[PeerOutput] = []
@@ -446,7 +554,7 @@ class Peer:
                         # The peer's Finished depends on our flights, which were to be read there
                         # and nowhere else. Where it comes from proves nothing.
                         self.ice.prove(self._dtls_path)
-                    followed += self.ice.establish(now=now)
+                    followed += self._follow_ice(self.ice.establish(now=now), now)
                     followed.append(Connected())
                     followed += self._start_channels(now)
                 case DtlsData(data):
@@ -484,7 +592,9 @@ class Peer:
                     sent += self._send_sctp(data, now)
                 case ChannelOpened() | ChannelMessage() | ChannelDrained() | ChannelClosed():
                     told.append(output)
-                case SctpEstablished() | SctpRestarted() | CheckpointWanted() | AssociationFailed():
+                case CheckpointWanted():
+                    told.append(output)
+                case SctpEstablished() | SctpRestarted() | AssociationFailed():
                     pass  # the channels tell what matters of it; a call may go on without any
                 case _:
                     assert_never(output)
@@ -495,6 +605,12 @@ class Peer:
             self._drops[Drop.NOT_READY] += 1
             return []
         return self._follow_dtls(self._dtls.send(packet), now)
+
+    def _send_rtcp(self, compound: bytes) -> list[PeerOutput]:
+        if self._sender is None or self._sender.rtcp_left <= 0:
+            self._drops[Drop.RESERVE_USED] += 1
+            return []
+        return self._transmit(self._sender.protect_rtcp(compound))
 
     def _take_keys(self, keys: SrtpKeys) -> None:
         self._sender = SrtpSender(keys.profile, keys.local_key, keys.local_salt)
@@ -507,10 +623,13 @@ class Peer:
         return [Transmit(path, data)]
 
     def _transmit_dtls(self, data: bytes) -> list[PeerOutput]:
-        if self.ice.selected != self._dtls_path:
-            self._dtls_path = self.ice.selected
-            self._dtls_paths += 1
+        self._note_dtls_path(self.ice.selected)
         return self._transmit(data)
+
+    def _note_dtls_path(self, path: Path | None) -> None:
+        if path != self._dtls_path:
+            self._dtls_path = path
+            self._dtls_paths += 1
 
     def _allow(self, path: Path, data: bytes) -> bool:
         return self.ice.allow(path, len(data))

@@ -14,6 +14,8 @@ move that is all. To survive a crash the owner sets ``hold_acks`` and ``reserve`
 only what a stored snapshot holds, so that the peer repeats the rest to the heir, and uses no more
 numbers than the heir will skip. What was handed out since the last stored snapshot is handed out
 once more by the heir; what was sent since then is lost or, if queued at that time, sent again.
+While no snapshot can be stored (``unstored``) it acknowledges at once and counts on, as nobody can
+take over then; an owner that dies before the next one is stored costs its heir the channels.
 """
 
 from __future__ import annotations
@@ -62,13 +64,15 @@ class Association(Incoming):
     @property
     def deadline(self) -> float:
         """When ``tick`` wants to be called next; ``math.inf`` when nothing is pending."""
-        if self.state is SctpState.ENDED:
+        if self.state is SctpState.ENDED or self.paused:
             return math.inf
+        if self._waits:
+            return 0.0
         acks = self._receiver.deadline if self._receiver is not None else math.inf
         return min(
             self._handshake.deadline,
             self._sender.deadline,
-            math.inf if self._checkpoints.wanted else acks,
+            math.inf if self._holds_acks and self._checkpoints.wanted else acks,
             self._resets.deadline if self._resets is not None else math.inf,
             self._shutdown.deadline,
         )
@@ -188,8 +192,12 @@ class Association(Incoming):
         return self._flush(now)
 
     def abort(self) -> list[SctpOutput]:
-        """End at once and tell the peer. Not for an owner whose heir goes on."""
-        return self._abort(_USER_ABORT, SctpEnd.CLOSED)
+        """End at once and tell the peer. Not for an owner whose heir goes on.
+
+        A last message, sent a moment ago, may be lost, and nobody would repeat it: it goes twice. It
+        must not be bundled with the ABORT (RFC 9260, 3.3.7).
+        """
+        return [*self._say_again(), *self._abort(_USER_ABORT, SctpEnd.CLOSED)]
 
     def tick(self, *, now: float) -> list[SctpOutput]:
         """Do what is due at ``now``."""
@@ -213,7 +221,7 @@ class Association(Incoming):
         receiver, resets = self._receiver, self._resets
         held = tuple(self._checkpoints.held)
         written = receiver.snapshot(now=now) if receiver is not None else None
-        sack = receiver.sack() if receiver is not None and self.config.hold_acks else None
+        sack = receiver.sack() if receiver is not None and self._holds_acks else None
         return AssociationSnapshot(
             serial=self._checkpoints.written(self._sender.flight.next_tsn, sack),
             state=self.state,
@@ -224,11 +232,13 @@ class Association(Incoming):
             resets=resets.snapshot(now=now) if resets is not None else None,
             shutdown=self._shutdown.snapshot(now=now),
             held=held,
+            waits=self._waits,
         )
 
     def stored(self, serial: int, *, now: float) -> list[SctpOutput]:
         """The snapshot of this number is safe: acknowledge what it holds, use its reserve."""
         checkpoint = self._checkpoints.stored(serial)
+        self._unstored = False
         if checkpoint is None or self.state is SctpState.ENDED:
             return []
         if self.config.reserve:
@@ -240,6 +250,29 @@ class Association(Incoming):
             self._queue(Reconfig((answer,)))
         return self._flush(now)
 
+    def unstored(self, *, now: float) -> list[SctpOutput]:
+        """No snapshot could be stored: acknowledge, and go on without limit until one is."""
+        if not self._holds_acks or self.state is SctpState.ENDED:
+            return []
+        self._unstored, self._sender.limit = True, math.inf
+        for answer in self._checkpoints.release():
+            self._queue(Reconfig((answer,)))
+        if self._receiver is not None:
+            self._receiver.deadline = now
+        return self._flush(now)
+
+    @property
+    def used_tsns(self) -> int:
+        """How many TSNs were used up or skipped since the association's first."""
+        return self._sender.flight.next_tsn - self._handshake.local.tsn
+
+    def limit(self, tsns: int) -> None:
+        """Allow this many more TSNs: as many as a stored snapshot's heir will skip."""
+        # One less: see ``stored``.
+        limit = self._sender.flight.next_tsn + max(0, tsns - 1)
+        self._sender.limit = math.inf if self._unstored else limit
+        self._waits = self._waits or not self._sender.idle
+
     @classmethod
     def restore(
         cls,
@@ -248,30 +281,33 @@ class Association(Incoming):
         entropy: Entropy,
         config: SctpConfig,
         now: float,
+        age: float = 0.0,
         skip: int = 0,
     ) -> Association:
-        """Go on from a snapshot; call ``tick`` right away.
+        """Go on from a snapshot that is ``age`` seconds old.
 
         ``skip`` is 0 only for the exact state of a planned move, else the dead owner's ``reserve``.
         Raises LocalProtocolError if the peer can not skip (it offered no FORWARD TSN): then only
         a new association, which restarts the peer's, is left.
         """
         association = cls(entropy=entropy, config=config)
+        then = now - age
         association.state, association.remote = snapshot.state, snapshot.remote
-        association._handshake.load(snapshot.handshake, now=now)
-        association._shutdown.load(snapshot.shutdown, now=now)
+        association._waits = snapshot.waits or skip > 0
+        association._handshake.load(snapshot.handshake, now=then)
+        association._shutdown.load(snapshot.shutdown, now=then)
         association._checkpoints = Checkpoints(snapshot.serial)
         association._sender = Sender.restore(
-            snapshot.sender, outbox_limit=config.outbox, now=now, skip=skip
+            snapshot.sender, outbox_limit=config.outbox, now=now, age=age, skip=skip
         )
         if snapshot.resets is not None:
-            association._resets = StreamResets.restore(snapshot.resets, now=now)
+            association._resets = StreamResets.restore(snapshot.resets, now=then)
         if snapshot.receiver is not None:
             association._receiver = receiver = Receiver.restore(
                 snapshot.receiver,
                 window=config.window,
                 max_message_size=config.max_message_size,
-                now=now,
+                now=then,
             )
             if skip or config.hold_acks:
                 receiver.deadline = now  # what the owner acknowledged last is not known

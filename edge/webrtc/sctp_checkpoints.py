@@ -3,6 +3,7 @@
 What is acknowledged is never sent again. So an owner with an heir acknowledges what its last stored
 snapshot holds: a due acknowledgement asks for a snapshot, the snapshot takes along what could be
 acknowledged at that moment, and ``stored`` releases it. The same goes for answers to stream resets.
+Where no snapshot can be stored, nobody can take over either: then nothing is held (``release``).
 """
 
 from __future__ import annotations
@@ -58,6 +59,12 @@ class Checkpoints:
         while len(self._storing) > MAX_STORING:
             del self._storing[next(iter(self._storing))]
         return self.serial
+
+    def release(self) -> tuple[ResetResponse, ...]:
+        """No snapshot can be stored: every answer that waits for one."""
+        waiting = (*self._storing.values(), Checkpoint(0, None, tuple(self.held)))
+        self._storing, self.held, self.wanted = {}, [], False
+        return tuple(answer for each in waiting for answer in each.answers)
 
     def stored(self, serial: int) -> Checkpoint | None:
         """A snapshot is safe: what it allows, which includes what older ones would have."""

@@ -153,6 +153,17 @@ class Flight:
         sent.transmissions += 1
         self.bytes += sent.size
 
+    def unacknowledged(self, room: int) -> list[bytes]:
+        """The chunks that have not arrived for sure, the oldest first, as far as they fit."""
+        chunks = []
+        for sent in self.sent:
+            if sent.state in (_IN_FLIGHT, _LOST):
+                room -= len(sent.chunk)
+                if room < 0:
+                    break
+                chunks.append(sent.chunk)
+        return chunks
+
     def build_forward(self) -> ForwardTsn | None:
         """The FORWARD TSN over what is abandoned at the front, if anything is."""
         end, skipped, passed = self.acked, dict[int, int](), dict[int, int]()

@@ -204,7 +204,7 @@ class Incoming(Outgoing):
         return outputs
 
     def _answer(self, answer: ResetResponse) -> list[SctpOutput]:
-        if self.config.hold_acks:
+        if self._holds_acks:
             return [*self._checkpoints.hold(answer)]
         self._queue(Reconfig((answer,)))
         return []

@@ -56,6 +56,10 @@ class Outgoing:
         self.state = SctpState.CLOSED
         self.drops: Counter[Drop] = Counter()
         self.remote: Remote | None = None
+        self.paused = False
+        """Nothing may leave now; what would, waits."""
+        self._waits = False
+        self._unstored = False  # no snapshot can be stored now
         self._entropy = entropy
         self._handshake = Handshake(
             new_side(entropy),
@@ -74,13 +78,18 @@ class Outgoing:
         self._receiver: Receiver | None = None
         self._resets: StreamResets | None = None
 
+    @property
+    def _holds_acks(self) -> bool:
+        return self.config.hold_acks and not self._unstored
+
     def _queue(self, chunk: Chunk) -> None:
         if len(self._control) < MAX_CONTROL:
             self._control.append(encode_chunk(chunk))
 
     def _flush(self, now: float) -> list[SctpOutput]:
         """As many packets as may be sent now: control chunks first, then data."""
-        if self.remote is None or self.state is SctpState.ENDED:
+        self._waits = self.paused
+        if self.paused or self.remote is None or self.state is SctpState.ENDED:
             return []
         outputs = self._queue_ack(now)
         sender, may_send = self._sender, self.state in SENDING
@@ -124,14 +133,14 @@ class Outgoing:
         receiver = self._receiver
         if receiver is None or now < receiver.deadline:
             return []
-        if self.config.hold_acks:
+        if self._holds_acks:
             return [*self._checkpoints.ask()]
         self._queue(receiver.sack())
         return []
 
     def _bundle_ack(self, chunks: list[bytes]) -> None:
         receiver = self._receiver
-        if receiver is None or receiver.deadline == math.inf or self.config.hold_acks:
+        if receiver is None or receiver.deadline == math.inf or self._holds_acks:
             return
         chunks.insert(0, encode_chunk(receiver.sack()))
 
@@ -180,6 +189,13 @@ class Outgoing:
         if self.remote is None:
             return self._end(reason)
         return [self._packet([encode_chunk(Abort(((cause, b""),)))]), *self._end(reason)]
+
+    def _say_again(self) -> list[SctpOutput]:
+        """What is unacknowledged, once more and in one packet at most: there is no later."""
+        if self.remote is None or self.paused or self.state is SctpState.ENDED:
+            return []
+        chunks = self._sender.flight.unacknowledged(MAX_PACKET - HEADER_SIZE)
+        return [self._packet(chunks)] if chunks else []
 
     def _end(self, reason: SctpEnd) -> list[SctpOutput]:
         self.state = SctpState.ENDED

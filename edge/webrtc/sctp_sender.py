@@ -175,26 +175,33 @@ class Sender:
 
     @classmethod
     def restore(
-        cls, snapshot: SenderSnapshot, *, outbox_limit: int, now: float, skip: int = 0
+        cls,
+        snapshot: SenderSnapshot,
+        *,
+        outbox_limit: int,
+        now: float,
+        age: float = 0.0,
+        skip: int = 0,
     ) -> Sender:
         """Go on from a snapshot, ``skip`` TSNs and SSNs later: 0 only for the exact state.
 
         Raises LocalProtocolError where the peer can not be told to skip them.
         """
+        then = now - age
         sender = cls(snapshot.next_tsn, outbox_limit=outbox_limit)
         sender.peer_window, sender._errors = snapshot.peer_window, snapshot.errors
         sender.congestion = msgspec.structs.replace(snapshot.congestion)
         sender.round_trip = msgspec.structs.replace(snapshot.round_trip)
-        sender.deadline = snapshot.deadline + now
+        sender.deadline = snapshot.deadline + then
         sender._forward_due, sender._free_packet = snapshot.forward_due, snapshot.free_packet
         sender.outbox.ssns, sender.outbox.base = dict(snapshot.ssns), snapshot.ssn_base
-        messages = [_moved(message, now) for message in snapshot.messages]
+        messages = [_moved(message, then) for message in snapshot.messages]
         for number in snapshot.queue:
             sender.outbox.requeue(messages[number])
         flight = sender.flight
         flight.acked, flight.forward_tsn = snapshot.acked, snapshot.forward_tsn
         flight.jumped, flight.jump_end = dict(snapshot.jumped), snapshot.jump_end
-        flight.restore(_read(each, messages[each.message], now) for each in snapshot.sent)
+        flight.restore(_read(each, messages[each.message], then) for each in snapshot.sent)
         if skip:
             sender._skip(skip, now)
         return sender

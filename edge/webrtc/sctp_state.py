@@ -69,3 +69,5 @@ class AssociationSnapshot(msgspec.Struct, frozen=True):
     resets: ResetsSnapshot | None
     shutdown: ShutdownSnapshot
     held: tuple[ResetResponse, ...]
+    waits: bool = False
+    """Whether something would leave but for a pause."""

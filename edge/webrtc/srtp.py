@@ -252,7 +252,8 @@ class SrtpSender:
         self._master = profile, key, salt
         self._rtp, self._rtcp = _transforms(profile, key, salt)
         self._highest: dict[int, int] = {}
-        self._rtcp_index = 0
+        self._rtcp_limit = MAX_RTCP_INDEX + 1
+        self.next_rtcp_index = 0
 
     def protect_rtp(self, header: bytes, payload: bytes, *, index: int) -> bytes:
         """One SRTP packet under a 48-bit index whose low half is the header's sequence number.
@@ -273,18 +274,27 @@ class SrtpSender:
         """Note that the indexes up to this one were used by somebody else."""
         self._highest[ssrc] = max(self._highest.get(ssrc, -1), index)
 
+    @property
+    def rtcp_left(self) -> int:
+        """SRTCP packets that may be sent before the reserve is used up, or all 2^31 indexes."""
+        return self._rtcp_limit - self.next_rtcp_index
+
+    def reserve_rtcp(self, packets: int) -> None:
+        """Allow this many more SRTCP packets: as many as a stored snapshot's heir will skip."""
+        self._rtcp_limit = min(self.next_rtcp_index + packets, MAX_RTCP_INDEX + 1)
+
     def protect_rtcp(self, compound: bytes) -> bytes:
-        """One SRTCP packet; LocalProtocolError once all 2^31 indexes are used."""
-        index = self._rtcp_index
-        if index > MAX_RTCP_INDEX:
-            raise LocalProtocolError("SRTCP index exhausted")
-        self._rtcp_index = index + 1
+        """One SRTCP packet; LocalProtocolError where no index is ``rtcp_left``."""
+        index = self.next_rtcp_index
+        if index >= self._rtcp_limit:
+            raise LocalProtocolError("SRTCP index exhausted, or the reserve is used up")
+        self.next_rtcp_index = index + 1
         (ssrc,) = _RTCP_SSRC.unpack_from(compound)
         return self._rtcp.seal_rtcp(compound, ssrc, index)
 
     def snapshot(self) -> SrtpSenderSnapshot:
         """The whole state."""
-        return SrtpSenderSnapshot(*self._master, tuple(self._highest.items()), self._rtcp_index)
+        return SrtpSenderSnapshot(*self._master, tuple(self._highest.items()), self.next_rtcp_index)
 
     @classmethod
     def restore(
@@ -298,7 +308,7 @@ class SrtpSender:
             raise LocalProtocolError("an index never goes back")
         sender = cls(snapshot.profile, snapshot.key, snapshot.salt)
         sender._highest = {ssrc: index + rtp_skip for ssrc, index in snapshot.highest}
-        sender._rtcp_index = snapshot.rtcp_index + skip
+        sender.next_rtcp_index = snapshot.rtcp_index + skip
         return sender
 
 

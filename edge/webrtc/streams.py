@@ -116,6 +116,11 @@ class SendStream:
         """
         self._limit = min(self.next_index + packets, MAX_INDEX + 1)
 
+    @property
+    def left(self) -> int:
+        """Packets that may be sent before the reserve is used up."""
+        return self._limit - self.next_index
+
     def snapshot(self) -> SendStreamSnapshot:
         """The whole state; a reserve is the owner's and does not travel."""
         return msgspec.convert(self, SendStreamSnapshot, from_attributes=True)
@@ -188,6 +193,7 @@ class ReceiveLog:
         self.last_sr = 0
         self.last_sr_at = 0.0
         self.asker = asker
+        self._max_dropout = MAX_DROPOUT
 
     @property
     def lost(self) -> int:
@@ -229,8 +235,9 @@ class ReceiveLog:
     def _note_index(self, index: int, time: float) -> None:
         ahead = index - self.highest
         if ahead > 0:
-            if ahead > MAX_DROPOUT:
+            if ahead > self._max_dropout:
                 self.base += ahead - 1
+                self._max_dropout = MAX_DROPOUT
             elif self.asker is not None:
                 since = time - self.heard_at
                 self.asker.miss(self.ssrc, self.highest, index, since=since, now=time)
@@ -280,10 +287,17 @@ class ReceiveLog:
         return msgspec.convert(self, ReceiveLogSnapshot, from_attributes=True)
 
     @classmethod
-    def restore(cls, snapshot: ReceiveLogSnapshot, *, asker: Asker | None = None) -> ReceiveLog:
-        """Go on from a snapshot."""
+    def restore(
+        cls, snapshot: ReceiveLogSnapshot, *, asker: Asker | None = None, stale: bool = False
+    ) -> ReceiveLog:
+        """Go on from a snapshot.
+
+        After a ``stale`` one the first gap is no loss: the former owner has heard most of it.
+        """
         log = cls(snapshot.ssrc, snapshot.clock_rate, snapshot.base, asker=asker)
         load_state(log, snapshot)
+        if stale:
+            log._max_dropout = 1
         return log
 
 

@@ -79,6 +79,8 @@ class Negotiated:
     nack: bool = False
     """Whether each side may ask for lost packets of the codec again."""
     channels: ChannelSection | None = None
+    sped: tuple[str, ...] = ()
+    """The ICE options by which DTLS inside of STUN was agreed on."""
 
 
 def negotiate(
@@ -88,12 +90,13 @@ def negotiate(
     red: bool = False,
     nack: bool = False,
     snap: bool = True,
+    sped: bool = True,
 ) -> Negotiated:
     """Choose the audio section, codec and DTLS role; ``codecs`` in our order of preference.
 
-    ``red`` asks for redundant audio, ``nack`` for lost packets to be sent again and ``snap`` for
-    SCTP without a handshake, each where it is offered. Raises RemoteProtocolError with a sentence
-    that says what the offer lacks.
+    ``red`` asks for redundant audio, ``nack`` for lost packets to be sent again, ``snap`` for SCTP
+    without a handshake and ``sped`` for DTLS inside of STUN, each where it is offered. Raises
+    RemoteProtocolError with a sentence that says what the offer lacks.
     """
     if offer.ice_lite:
         raise RemoteProtocolError("the offer is ICE-lite and so are we: one side must send checks")
@@ -120,6 +123,7 @@ def negotiate(
         # Feedback belongs to profiles that end in F; RFC 4585, section 4.2.
         nack=nack and audio.nack and section.protocol.endswith("F"),
         channels=_choose_channels(offer, section, snap=snap),
+        sped=transport.sped if sped else (),
     )
 
 
@@ -291,7 +295,7 @@ def _session_lines(negotiated: Negotiated, session_id: int) -> list[str]:
         "s=-",
         "t=0 0",
         "a=ice-lite",
-        "a=ice-options:ice2",  # RFC 8839, section 5.6
+        f"a=ice-options:{' '.join(('ice2', *negotiated.sped))}",  # RFC 8839, section 5.6
         "a=msid-semantic: WMS *",
     ]
     if negotiated.mid in negotiated.offer.bundle:

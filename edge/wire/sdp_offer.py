@@ -32,6 +32,9 @@ _HEX_PAIRS: Final = re.compile(r"[0-9A-F]{2}(?::[0-9A-F]{2})*", re.ASCII)  # RFC
 _RTPMAP: Final = re.compile(r"(\d{1,3}) +([\w.+-]{1,64})/(\d{1,7})(?:/(\d{1,2}))?", re.ASCII)
 _EXTMAP: Final = re.compile(r"(\d{1,5})(?:/(\w+))? +(\S+)(?: .*)?", re.ASCII)
 
+SPED_OPTIONS: Final = ("sped", "googspedv1", "goog-sped-v1")
+"""ICE options for DTLS inside of STUN: the draft's, and libwebrtc's from 155 and from 149 on."""
+
 DIGEST_BYTES: Final = {"sha-256": 32, "sha-384": 48, "sha-512": 64}
 """The fingerprint algorithms that count; weaker ones are passed over."""
 
@@ -97,6 +100,8 @@ class Transport:
     password: str = field(default="", repr=False)
     fingerprints: frozenset[Fingerprint] = frozenset()
     setup: Setup | None = None
+    sped: tuple[str, ...] = ()
+    """Those of ``SPED_OPTIONS`` that are there."""
 
     def over(self, base: Transport) -> Transport:
         """What holds when these attributes override those of ``base``."""
@@ -106,6 +111,7 @@ class Transport:
             ice.password,
             self.fingerprints or base.fingerprints,
             self.setup or base.setup,
+            self.sped or base.sped,
         )
 
 
@@ -264,7 +270,9 @@ def _transport(block: _Block) -> Transport:
         and _ICE_CHARS.fullmatch(ufrag + password)
     ):
         raise RemoteProtocolError("a=ice-ufrag or a=ice-pwd is missing or malformed")
-    return Transport(ufrag, password, _fingerprints(block), _setup(block.first("setup")))
+    options = " ".join(block.all("ice-options")).split()
+    sped = tuple(option for option in SPED_OPTIONS if option in options)
+    return Transport(ufrag, password, _fingerprints(block), _setup(block.first("setup")), sped)
 
 
 def _setup(text: str) -> Setup | None:

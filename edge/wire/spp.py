@@ -3,6 +3,13 @@
 Cloudflare's published format, big-endian: magic 0x56EC, client address (16), proxy address (16),
 client port, proxy port; IPv4 as v4-mapped IPv6 (RFC 4291, 2.5.5.2). The same header goes in both
 directions. It proves nothing by itself: who may send it is decided by who the sender is.
+
+A transceiver says two things about a path to its relay in place of a datagram for the client:
+
+    nothing after the header                    the flow is given back: nobody is served there
+    0x00 | slot (3 bytes, big-endian)           the flow is given to another transceiver
+
+Neither can be taken for a datagram: STUN, which begins like the second, is longer (RFC 8489, 5).
 """
 
 from __future__ import annotations
@@ -21,6 +28,8 @@ Path = NewType("Path", bytes)
 HEADER_BYTES: Final = 38
 
 MAGIC: Final = b"\x56\xec"
+GIVE_BYTES: Final = 4
+
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _HEADER: Final = struct.Struct("!2s16s16sHH")
 
@@ -57,6 +66,23 @@ def split(datagram: bytes) -> tuple[Path, bytes]:
     if len(datagram) < HEADER_BYTES or not datagram.startswith(MAGIC):
         raise RemoteProtocolError("not an SPP datagram")
     return Path(datagram[:HEADER_BYTES]), datagram[HEADER_BYTES:]
+
+
+def encode_give(slot: int) -> bytes:
+    """Say to whom a path's flow goes: a transceiver of the relay's own cluster.
+
+    Raises LocalProtocolError when that is no slot.
+    """
+    if not 0 < slot < 1 << 24:
+        raise LocalProtocolError("a slot is a number from 1 to 2**24 - 1")
+    return slot.to_bytes(GIVE_BYTES)
+
+
+def decode_give(payload: bytes) -> int | None:
+    """Return the slot that a flow is given to; None for what says no such thing."""
+    if len(payload) != GIVE_BYTES or payload[0]:
+        return None
+    return int.from_bytes(payload) or None
 
 
 @lru_cache(maxsize=4096)

@@ -10,6 +10,9 @@ last of two USERNAMEs, so only its codecs serve here, behind our own walk over t
   refused, since two readers might disagree on it;
 - what follows MESSAGE-INTEGRITY is not covered by it and is ignored, but for FINGERPRINT, which
   must be last (RFC 8489, 14.5 and 14.7).
+
+Two attributes are those of SPED (draft-hancke-webrtc-sped): a DTLS datagram, and the CRC-32s of
+those that have come. Their numbers are the ones that libwebrtc uses.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ MAX_USERNAME_BYTES: Final = 513
 """RFC 5389, 15.3."""
 MAX_ATTRIBUTES: Final = 32
 """Browsers send ten; the bound keeps the walk over 65,507 bytes of empty attributes short."""
+MAX_ACKNOWLEDGED: Final = 4
+"""CRC-32s in an acknowledgement, draft-hancke-webrtc-sped, section 3.3.2.2."""
 
 _HEADER: Final = struct.Struct("!HHI12s")
 _ATTRIBUTE: Final = struct.Struct("!HH")
@@ -50,6 +55,8 @@ _USE_CANDIDATE: Final = 0x0025
 _FINGERPRINT: Final = 0x8028
 _ICE_CONTROLLED: Final = 0x8029
 _ICE_CONTROLLING: Final = 0x802A
+_DTLS_DATA: Final = 0xC070
+_DTLS_ACK: Final = 0xC071
 
 _COMPREHENDED: Final = frozenset(
     {
@@ -81,8 +88,23 @@ _CLASSES: Final = {message_class.value: message_class for message_class in Messa
 
 
 @dataclass(frozen=True, slots=True)
+class CarriedDtls:
+    """What a check or its answer has of SPED.
+
+    ``data`` is one DTLS datagram, empty where there is none to carry, None without the attribute;
+    ``acknowledged`` are CRC-32s of datagrams that have come, at most ``MAX_ACKNOWLEDGED``.
+    """
+
+    data: bytes | None = field(default=None, repr=False)
+    acknowledged: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class BindingRequest:
-    """A connectivity check. ``priority`` is 0 when absent, as in some consent checks."""
+    """A connectivity check. ``priority`` is 0 when absent, as in some consent checks.
+
+    ``carried`` is None where it has neither attribute of SPED.
+    """
 
     transaction_id: bytes
     username: str = field(repr=False)
@@ -91,6 +113,7 @@ class BindingRequest:
     controlling: int | None
     controlled: int | None
     unknown_required: tuple[int, ...]
+    carried: CarriedDtls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +122,7 @@ class BindingSuccess:
 
     transaction_id: bytes
     mapped: Address = field(repr=False)
+    carried: CarriedDtls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +207,7 @@ def decode_request(datagram: bytes, *, password: str) -> BindingRequest:
             for kind in message.attributes
             if kind < _FIRST_OPTIONAL and kind not in _COMPREHENDED
         ),
+        carried=message.carried(),
     )
 
 
@@ -200,7 +225,7 @@ def decode_response(datagram: bytes, *, password: str) -> BindingSuccess | Bindi
         return BindingError(transaction_id, message.error_code())
     message = _parse(datagram, MessageClass.SUCCESS)
     message.authenticate(password)
-    return BindingSuccess(transaction_id, message.xor_mapped_address())
+    return BindingSuccess(transaction_id, message.xor_mapped_address(), message.carried())
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +253,14 @@ class _Message:
         if len(value) != length:
             raise RemoteProtocolError("STUN attribute of a wrong length")
         return int.from_bytes(value)
+
+    def carried(self) -> CarriedDtls | None:
+        data, listed = self.attributes.get(_DTLS_DATA), self.attributes.get(_DTLS_ACK)
+        if data is None and listed is None:
+            return None
+        if listed is None or len(listed) % 4 or len(listed) > 4 * MAX_ACKNOWLEDGED:
+            return CarriedDtls(data)  # such a list shall be passed over in silence
+        return CarriedDtls(data, struct.unpack(f"!{len(listed) // 4}I", listed))
 
     def error_code(self) -> int:
         value = self.attributes.get(_ERROR_CODE, b"")
@@ -312,6 +345,7 @@ def encode_request(
     use_candidate: bool = False,
     controlling: int | None = None,
     controlled: int | None = None,
+    carried: CarriedDtls | None = None,
 ) -> bytes:
     """Write a check with MESSAGE-INTEGRITY and FINGERPRINT."""
     attributes = [(_USERNAME, username.encode()), (_PRIORITY, priority.to_bytes(4))]
@@ -321,13 +355,17 @@ def encode_request(
         attributes.append((_ICE_CONTROLLING, controlling.to_bytes(8)))
     if controlled is not None:
         attributes.append((_ICE_CONTROLLED, controlled.to_bytes(8)))
+    attributes += _carried_attributes(carried)
     return _encode(MessageClass.REQUEST, transaction_id, attributes, password)
 
 
-def encode_success(transaction_id: bytes, mapped: Address, *, password: str) -> bytes:
+def encode_success(
+    transaction_id: bytes, mapped: Address, *, password: str, carried: CarriedDtls | None = None
+) -> bytes:
     """Write the answer to a check that came from ``mapped``."""
     value = codec.pack_xor_address(mapped, transaction_id)
-    return _encode(MessageClass.SUCCESS, transaction_id, [(_XOR_MAPPED_ADDRESS, value)], password)
+    attributes = [(_XOR_MAPPED_ADDRESS, value), *_carried_attributes(carried)]
+    return _encode(MessageClass.SUCCESS, transaction_id, attributes, password)
 
 
 def encode_error(
@@ -343,6 +381,16 @@ def encode_error(
     if listed := b"".join(kind.to_bytes(2) for kind in unknown):
         attributes.append((_UNKNOWN_ATTRIBUTES, listed))
     return _encode(MessageClass.ERROR, transaction_id, attributes, password)
+
+
+def _carried_attributes(carried: CarriedDtls | None) -> list[tuple[int, bytes]]:
+    if carried is None:
+        return []
+    listed = carried.acknowledged
+    attributes = [(_DTLS_ACK, struct.pack(f"!{len(listed)}I", *listed))]
+    if carried.data is not None:
+        attributes.append((_DTLS_DATA, carried.data))
+    return attributes
 
 
 def _encode(

@@ -2,7 +2,7 @@
 
 import trio
 
-from tests.browser.talk import hang_up, hear, open_page, start_talking
+from tests.browser.talk import first_of, hang_up, hear, open_page, start_talking
 from tests.support.chromium import chromium
 from tests.support.devtools import Page
 from tests.support.edges import SERVE, metric, wait_sessions
@@ -40,8 +40,9 @@ async def talks_over_tcp(page: Page, http: str) -> None:
     await open_page(page, http)
     await start_talking(page)
     heard = await hear(page, seconds=4.0)
-    assert set(await page.evaluate(SELECTED, list[str])) == {"tcp"}
-    assert await metric(http, CONNECTIONS) == 1
+    assert set(await first_of(page, SELECTED, list[str])) == {"tcp"}
+    # One for each of its networks: it has checked them all before it nominates one.
+    assert await metric(http, CONNECTIONS) >= 1
     await trio.sleep(2.0)
     later = await hear(page, seconds=1.0)
     assert later.packets_received - heard.packets_received >= 80  # of 100
@@ -71,7 +72,7 @@ async def test_chromium_with_both_takes_udp() -> None:
         await start_talking(page)
         await hear(page, seconds=4.0)
         await trio.sleep(1.0)
-        assert set(await page.evaluate(SELECTED, list[str])) == {"udp"}
+        assert set(await first_of(page, SELECTED, list[str])) == {"udp"}
         await hang_up(page)
 
 

@@ -17,7 +17,7 @@ from edge.backends.echo import Echo
 from edge.client.caller import Caller
 from edge.config import TransceiverConfig
 from edge.geo import Place, Point
-from edge.registry.protocol import RelayListener, RelayRecord, Slot
+from edge.registry.protocol import RelayListener, RelayRecord, Slot, TransceiverRecord
 from edge.token import TokenKey, TokenSealer
 from edge.transceiver.admission import Overloaded
 from edge.transceiver.maker import Environment
@@ -35,10 +35,20 @@ class Fleet:
 
     def __init__(self, *relays: RelayRecord) -> None:
         self.relays = relays
+        self.transceivers: tuple[TransceiverRecord, ...] = ()
         self.hints = 0
 
     def is_relay(self, address: Address) -> bool:
         return False
+
+    def is_transceiver(self, address: Address) -> bool:
+        return False
+
+    def relay_serving(self, proxy: Address) -> Address | None:
+        return None
+
+    def transceiver(self, slot: Slot) -> TransceiverRecord | None:
+        return None
 
     def hint_stale(self) -> None:
         self.hints += 1

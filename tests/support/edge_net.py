@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import Protocol
+from typing import Protocol, cast
 
 import trio
 
@@ -21,16 +21,20 @@ from edge.config import AudioConfig, TransceiverConfig
 from edge.datagram import Datagrams
 from edge.forwarder.pure import PureForwarder
 from edge.registry.directory import Directory, keep_relay, keep_transceiver
+from edge.registry.lease import LEASE_SECONDS, Lease
 from edge.registry.memory import MemoryRegistry
-from edge.registry.protocol import RelayRecord, TransceiverRecord
+from edge.registry.protocol import Registry, RelayRecord, TransceiverRecord
 from edge.relay import Relay
 from edge.routing import FlowTable
 from edge.token import TokenKey, TokenSealer
+from edge.transceiver.checkpoint import CheckpointKeys
 from edge.transceiver.maker import Environment
+from edge.transceiver.mobility import Fleet
 from edge.transceiver.service import OpenedCall, Transceiver
 from edge.webrtc.certificate import DtlsCertificate
 from edge.webrtc.offload import MediaOffload
-from tests.support.net import Network
+from tests.support.net import Network, VirtualNetwork
+from tests.support.severed import Severed
 
 SECRET = "a fleet secret that is long enough"
 CERTIFICATES = DtlsCertificate.generate(), DtlsCertificate.generate()
@@ -63,6 +67,22 @@ class VirtualEdge:
     """Ends the relay: its tasks, its sockets and its record."""
     transceiver_scopes: Sequence[trio.CancelScope]
     """The same for each transceiver."""
+    ways: Sequence[Severed]
+    """Each transceiver's way to the registry."""
+    addresses: Sequence[Address]
+    """Where each transceiver is."""
+
+    def cut_off(self, transceiver: int) -> None:
+        """Cut a transceiver off from everybody, as if it had died or its network had."""
+        assert isinstance(self.network, VirtualNetwork)
+        self.ways[transceiver].cut = True
+        self.network.isolated.add(self.addresses[transceiver])
+
+    def join_again(self, transceiver: int) -> None:
+        """Undo ``cut_off``."""
+        assert isinstance(self.network, VirtualNetwork)
+        self.ways[transceiver].cut = False
+        self.network.isolated.discard(self.addresses[transceiver])
 
     @asynccontextmanager
     async def call(
@@ -172,9 +192,15 @@ async def open_edge(
     audio: AudioConfig | None = None,
     provisional_seconds: float = 5.0,
     offload: MediaOffload | None = None,
+    mobile: bool = False,
 ) -> AsyncIterator[VirtualEdge]:
-    """Run a relay and some transceivers; all is closed at the end."""
-    registry = MemoryRegistry(clock=trio.current_time)
+    """Run a relay and some transceivers; all is closed at the end.
+
+    Where they are ``mobile``, sessions can go from one to another.
+    """
+    lease_seconds = LEASE_SECONDS if mobile else 3.0
+    registry = MemoryRegistry(clock=trio.current_time, lease_seconds=lease_seconds)
+    ways = [Severed(registry) for _ in range(transceivers)]
     directory = Directory(registry)
     sealer = TokenSealer(TokenKey.derive(SECRET))
     slots = [await registry.claim_slot() for _ in range(transceivers)]
@@ -218,25 +244,34 @@ async def open_edge(
             audio=audio,
             environment=Environment(clock=trio.current_time, unix=_unix, entropy=os.urandom),
             offload=offload,
+            fleet=_fleet(way) if mobile else None,
         )
-        for slot, socket in zip(slots, sockets, strict=True)
+        for slot, socket, way in zip(slots, sockets, ways, strict=True)
     ]
     relay_record = RelayRecord(
         name="relay", cluster=0, public=public.address, internal=internal.address
     )
-    keep = partial(keep_relay, registry, lambda: relay_record)
+    keep = partial(keep_relay, registry, lambda: relay_record, interval=lease_seconds / 4)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(directory.run)
             relay_scope = await nursery.start(_serve_part, (public, internal), relay.run, keep)
             scopes = [
                 await nursery.start(
-                    _serve_part, (socket,), service.run, _keep(registry, service, socket)
+                    _serve_part, (socket,), service.run, _keep(way, service, socket)
                 )
-                for service, socket in zip(services, sockets, strict=True)
+                for service, socket, way in zip(services, sockets, ways, strict=True)
             ]
             yield VirtualEdge(
-                network, registry, relay, public.address, services, relay_scope, scopes
+                network=network,
+                registry=registry,
+                relay=relay,
+                public=public.address,
+                transceivers=services,
+                relay_scope=relay_scope,
+                transceiver_scopes=scopes,
+                ways=ways,
+                addresses=[socket.address for socket in sockets],
             )
             nursery.cancel_scope.cancel()
     finally:
@@ -261,6 +296,19 @@ async def _serve_part(
             each.close()
 
 
-def _keep(registry: MemoryRegistry, service: Transceiver, socket: Datagrams) -> Task:
-    record = TransceiverRecord(slot=service.slot, cluster=0, address=socket.address, http_url="")
-    return partial(keep_transceiver, registry, lambda: record)
+def _keep(way: Severed, service: Transceiver, socket: Datagrams) -> Task:
+    def make_record() -> TransceiverRecord:
+        return TransceiverRecord(
+            slot=service.slot,
+            cluster=0,
+            address=socket.address,
+            http_url="",
+            draining=service.draining,
+        )
+
+    registry = cast("Registry", way)
+    return partial(keep_transceiver, registry, make_record, interval=0.125, lease=service.lease)
+
+
+def _fleet(way: Severed) -> Fleet:
+    return Fleet(way, Lease(now=trio.current_time()), CheckpointKeys(SECRET))

@@ -18,6 +18,7 @@ from edge.relay import RelayStatistics
 from edge.tcp_connections import TcpStatistics
 from edge.transceiver.admission import Admission
 from edge.transceiver.client_channels import ChannelCounts
+from edge.transceiver.custody import CustodyCounts
 from edge.transceiver.losses import Losses
 from edge.webrtc.nack import Repair
 
@@ -48,6 +49,9 @@ class Sessions:
             messages_sent=16,
             bytes_sent=1600,
         )
+
+    def custody_counts(self) -> CustodyCounts:
+        return CustodyCounts(stored=71, failed=2, taken_over=3, lost=1)
 
     def longest_delay(self) -> tuple[float, float]:
         return 0.08, 0.06

@@ -2,8 +2,12 @@
 
 Every choice is a seeded random one. What a process asks of the registry may be carried out at once,
 later, after its asker has given up on it, or never; and answers come in any order. A process may
-stand still at any moment. Heirs need no reason: they claim what they like. The checkpoint of this
-world is the next index to be sent, and whether its owner sends nothing more.
+stand still at any moment; the registry may be away for minutes, for all or for one of them. Heirs
+need no reason: they claim what they like. The checkpoint of this world is the next index to be
+sent, whether its owner sends nothing more, and when it was written; the registry keeps it for ever.
+
+The client's checks go to whoever has restored its session last, and to nobody else. They are its
+consent, and without consent for long enough a session ends.
 
 What must hold is checked at each step, and a violation is an AssertionError.
 """
@@ -21,13 +25,17 @@ import msgspec
 from edge.registry.lease import Lease
 from edge.registry.protocol import RegistryUnavailable
 from edge.registry.sessions import Claim, SessionBook, Slot, StoredCheckpoint, StoreOutcome
-from edge.transceiver.checkpoint_writer import Answer, CheckpointWriter
+from edge.transceiver.checkpoint import MAX_AGE
+from edge.transceiver.checkpoint_writer import CONSENT_SECONDS, Answer, CheckpointWriter
 from edge.transceiver.fence import Fence
-from edge.webrtc.reserve import HEIR_SKIPS, NO_RESERVE, Reserve
+from edge.webrtc.reserve import HEIR_SKIPS, NO_RESERVE, OWNER_USES, Reserve
 
 SESSIONS: Final = 2
 """How many sessions are going on at a time."""
 TICK: Final = 0.02
+WAKE: Final = 0.2
+"""How often who runs looks whether it stood still, at least."""
+MOST_PACKETS: Final = 4_000
 
 Step = Callable[[], None]
 
@@ -49,6 +57,10 @@ class Owned:
     claim: Claim
     writer: CheckpointWriter
     next_index: int
+    heard: float
+    """When the client's last check came."""
+    written: int | None = None
+    """The index of the last checkpoint that the registry said to hold."""
     frozen: bool = False
 
     @property
@@ -68,12 +80,16 @@ class Node:
     """Sessions that it is claiming."""
     asking: bool = False
     stopped_until: float = -1.0
+    cut_off_until: float = -1.0
+    """Until then the registry is away for it."""
 
 
 class World:
     """Some processes and their registry; ``run`` takes so many random steps."""
 
-    def __init__(self, book: SessionBook, seed: int, *, nodes: int = 3) -> None:
+    def __init__(
+        self, book: SessionBook, seed: int, *, nodes: int = 3, outages: bool = False
+    ) -> None:
         self.happened: Counter[str] = Counter()
         self._book = book
         self._random = Random(seed)
@@ -85,12 +101,48 @@ class World:
         self._sent: defaultdict[str, set[int]] = defaultdict(set)
         self._sessions = [f"rtc_{number}" for number in range(SESSIONS)]
         self._begun = SESSIONS
+        self._outages = outages
+        self._routes: dict[str, Owned] = {}
+        """Where the checks of each session's client go."""
 
     async def run(self, steps: int) -> None:
         """Live on for so many steps."""
         for _ in range(steps):
-            self._now += self._random.choice((0.0, TICK, TICK))
+            if self._outages:
+                self._pass_time()
+            else:
+                self._now += self._random.choice((0.0, TICK, TICK))
             await self._step(self._random.choice(self._nodes))
+
+    def _pass_time(self) -> None:
+        """Let more time pass where the registry is away; who runs wakes often, and hears."""
+        away = any(self._is_cut_off(node) for node in self._nodes)
+        for _ in range(self._random.choice((0, 1, 2, 10)) if away else 1):
+            self._now += WAKE if away else TICK
+            self._wake_all()
+        if not away and self._random.random() < 0.01:
+            self._begin_outage()
+
+    def _wake_all(self) -> None:
+        for node in self._nodes:
+            if not self._is_stopped(node):
+                self.happened["stood still"] += node.fence.tick(now=self._now)
+                for owned in tuple(node.owned.values()):
+                    self._hear(node, owned)
+
+    def _begin_outage(self) -> None:
+        for_all = self._random.random() < 0.3
+        seconds = self._random.choice((5.0, 80.0, 120.0, 200.0))
+        for node in self._nodes if for_all else [self._random.choice(self._nodes)]:
+            node.cut_off_until = self._now + seconds
+        self.happened["away for all" if for_all else "away for one"] += 1
+
+    def _hear(self, node: Node, owned: Owned) -> None:
+        """The client's checks, or their end."""
+        if self._routes.get(owned.claim.session) is owned:
+            owned.heard = self._now
+        elif self._now >= owned.heard + CONSENT_SECONDS:
+            self._end(node, owned.claim.session, "without consent")
 
     async def _step(self, node: Node) -> None:
         choice = self._random.random()
@@ -118,7 +170,11 @@ class World:
             self.happened["given up"] += 1
             return
         self._asked.remove(asked)
-        if choice < 0.25:
+        if self._is_cut_off(asked.node):
+            answer = asked.unknown
+            if choice > 0.95:  # it was under way before, and is carried out all the same
+                answer = await self._done_unseen(asked)
+        elif choice < 0.25:
             self.happened["lost"] += 1
             answer = asked.unknown
         else:
@@ -128,6 +184,10 @@ class World:
                 answer = asked.unknown
         if not asked.answered:
             self._late.append(answer)
+
+    async def _done_unseen(self, asked: Asked) -> Step:
+        await asked.work()
+        return asked.unknown
 
     def _ask(self, node: Node, work: Callable[[], Awaitable[Step]], unknown: Step) -> None:
         self._asked.append(Asked(node, work, unknown))
@@ -157,19 +217,22 @@ class World:
         session = owned.claim.session
         if not node.fence.speaks(session):
             return
-        packets = min(self._random.randrange(4_000), owned.writer.room(owned.used).rtp)
+        room = owned.writer.room(owned.used, now=self._now).rtp
+        packets = min(self._random.randrange(MOST_PACKETS), room)
         indexes = range(owned.next_index, owned.next_index + packets)
         sent = self._sent[session]
         assert sent.isdisjoint(indexes), "an index was used twice"
         sent.update(indexes)
         owned.next_index += packets
+        if owned.written is not None and owned.next_index > owned.written + OWNER_USES.rtp:
+            self.happened["beyond its reserve"] += 1
         self.happened["packets"] += packets
 
     def _renew(self, node: Node) -> None:
         if self._now < node.lease.deadline:
             return
         node.lease.ask(now=self._now)
-        renewed = self._random.random() < 0.9
+        renewed = self._random.random() < 0.9 and not self._is_cut_off(node)
         self._late.append(
             self._unless_stopped(node, lambda: node.lease.answer(renewed=renewed, now=self._now))
         )
@@ -220,12 +283,14 @@ class World:
     def _load(self, node: Node, claim: Claim) -> None:
         def done(stored: StoredCheckpoint | None) -> None:
             node.busy.discard(claim.session)
-            if stored is None and claim.epoch > 1:
+            if (stored is None and claim.epoch > 1) or self._is_too_old(stored):
+                self.happened["too old"] += stored is not None
                 node.fence.release(claim.session)
                 self._bury(claim.session)
                 return
             self.happened["taken over" if stored else "opened"] += 1
-            node.owned[claim.session] = self._restore(claim, stored)
+            owned = node.owned[claim.session] = self._restore(claim, stored)
+            self._routes[claim.session] = owned
 
         async def work() -> Step:
             stored = await self._book.load(claim)
@@ -240,16 +305,22 @@ class World:
             self._begun += 1
             self.happened["buried"] += 1
 
+    def _is_too_old(self, stored: StoredCheckpoint | None) -> bool:
+        if stored is None:
+            return False
+        *_, written = msgspec.json.decode(stored.sealed, type=tuple[int, bool, float])
+        return self._now - written >= MAX_AGE
+
     def _restore(self, claim: Claim, stored: StoredCheckpoint | None) -> Owned:
         if stored is None:
             writer = CheckpointWriter(now=self._now)
             writer.change(now=self._now)
-            return Owned(claim, writer, 0)
-        index, exact = msgspec.json.decode(stored.sealed, type=tuple[int, bool])
+            return Owned(claim, writer, 0, heard=self._now)
+        index, exact, _ = msgspec.json.decode(stored.sealed, type=tuple[int, bool, float])
         start = Reserve(rtp=index).plus(NO_RESERVE if exact else HEIR_SKIPS)
         self.happened["taken over exactly"] += exact
         writer = CheckpointWriter.for_heir(start, now=self._now)
-        return Owned(claim, writer, start.rtp)
+        return Owned(claim, writer, start.rtp, heard=self._now)
 
     def _write(self, node: Node, owned: Owned) -> None:
         if not owned.writer.look(owned.used, now=self._now):
@@ -265,9 +336,12 @@ class World:
 
     def _store(self, node: Node, owned: Owned, serial: int) -> None:
         claim = owned.claim
-        sealed = msgspec.json.encode((owned.next_index, owned.frozen))
+        index = owned.next_index
+        sealed = msgspec.json.encode((index, owned.frozen, self._now))
 
         def done(answer: Answer, outcome: StoreOutcome | None = None) -> None:
+            if answer is Answer.STORED:
+                owned.written = index
             owned.writer.end(serial, answer, now=self._now)
             if outcome is StoreOutcome.FENCED and node.owned.get(claim.session) is owned:
                 self._end(node, claim.session, "fenced by a store")
@@ -301,6 +375,9 @@ class World:
                 step()
 
         return give
+
+    def _is_cut_off(self, node: Node) -> bool:
+        return self._now < node.cut_off_until
 
     def _is_stopped(self, node: Node) -> bool:
         return self._now < node.stopped_until

@@ -53,6 +53,7 @@ def make_snapshot(
 ) -> PeerSnapshot:
     """A peer that has heard up to the index ``heard`` of REMOTE on PATH, which it has selected."""
     return PeerSnapshot(
+        written=NTP_OFFSET,
         ice=_ice(proven),
         sender=SrtpSenderSnapshot(profile, *_keys(profile, 0), ((OURS, next_index - 1),), 7),
         receiver=SrtpReceiverSnapshot(
@@ -94,7 +95,7 @@ def _media(heard: int, next_index: int, nack: bool, mid: str) -> Media:
 
 def restore(snapshot: PeerSnapshot) -> Peer:
     """Take the snapshot up at 0.0."""
-    return Peer.restore(snapshot, entropy=bytes, ntp_offset=NTP_OFFSET, now=0.0)
+    return Peer.restore(snapshot, entropy=bytes, now=0.0)
 
 
 class Client:

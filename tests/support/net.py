@@ -58,6 +58,8 @@ class VirtualNetwork:
         self._seed = seed
         self._default = link if link is not None else Link()
         self._links: dict[tuple[Address, Address], Link] = {}
+        self.isolated: set[Address] = set()
+        """Addresses to and from which nothing gets through."""
         self._sockets: dict[Address, VirtualSocket] = {}
         self._ports = itertools.count(40_000)
         self._sent: Counter[tuple[Address, Address]] = Counter()
@@ -105,7 +107,7 @@ class VirtualNetwork:
         )
         delay = link.latency + fate.random() * link.jitter
         later = fate.random() * 4 * link.latency
-        if lost:
+        if lost or not self.isolated.isdisjoint(flow):
             return
         due = max(trio.current_time() + delay, link.held_until)
         if overtaken:

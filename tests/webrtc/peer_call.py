@@ -103,12 +103,13 @@ def make_call(
     answered: bool = True,
     nack: bool = False,
     channel: CallerChannel | None = None,
+    config: SctpConfig = SctpConfig(),  # noqa: B008
 ) -> Call:
     """Negotiate one call by SDP, as signaling does; started unless it is not ``answered``."""
     caller = Caller(CERTIFICATES[0], now=0.0, channel=channel)
     negotiated = negotiate(decode_offer(caller.offer.encode()))
     sctp = None if negotiated.channels is None else negotiated.channels.sctp
-    association = Association(entropy=os.urandom, config=SctpConfig())
+    association = Association(entropy=os.urandom, config=config)
     local = IceCredentials("token" * 4, "password" * 4)
     ssrc = int.from_bytes(os.urandom(4), "big")
     peer = Peer(

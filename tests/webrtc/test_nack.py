@@ -312,7 +312,6 @@ class TestPeer:
         heir = call.peer = Peer.restore(
             msgspec.msgpack.decode(wire, type=PeerSnapshot),
             entropy=os.urandom,
-            ntp_offset=NTP_OFFSET,
             now=call.now,
         )
         last = heir.media.stream.last_sent

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from edge.errors import LocalProtocolError
+from edge.errors import Drop
 from edge.webrtc.outputs import AudioReceived
 from edge.webrtc.peer import Peer
+from edge.webrtc.reserve import Reserve
 from edge.wire.rtcp import SenderReport, decode_rtcp
 from edge.wire.spp import Path
 from tests.support.lending import (
@@ -211,8 +212,23 @@ def test_no_packet_leaves_beyond_the_reserve() -> None:
     assert offload.outgoing is not None
     assert offload.outgoing.limit == 2_003
     offload.sends(3, octets=90, now=1.0)
-    with pytest.raises(LocalProtocolError):
-        peer.send_audio(b"x", timestamp=0, marker=False, now=2.0)
+    assert peer.send_audio(b"x", timestamp=0, marker=False, now=2.0) is None
+    assert peer.statistics().drops[Drop.RESERVE_USED] == 1
+
+
+def test_counting_and_limiting_leave_the_loan_as_it_is() -> None:
+    peer, offload = lent()
+    offload.sends(3, octets=90, now=1.0)
+    assert peer.used() == Reserve(rtp=2_003, rtcp=7)
+    assert offload.place is not None
+    offload.sends(2, octets=60, now=1.0)
+    peer.limit(Reserve(rtp=10, rtcp=1))
+    assert offload.place is not None
+    assert offload.outgoing is not None
+    assert (offload.outgoing.next_index, offload.outgoing.limit) == (2_005, 2_015)
+    peer.leave()
+    assert offload.place is None
+    assert peer.used().rtp == 2_005
 
 
 def test_lending_twice_takes_back_first() -> None:

@@ -19,6 +19,7 @@ from edge.webrtc.outputs import (
     Transmit,
 )
 from edge.webrtc.peer import Peer, PeerSnapshot
+from edge.webrtc.reserve import NO_RESERVE, Reserve
 from edge.wire.demux import Kind, classify
 from edge.wire.fingerprint import Fingerprint
 from edge.wire.rtcp import ReceiverReport, ReportBlock, encode_rtcp
@@ -36,14 +37,15 @@ def _drops(call: Call, drop: Drop) -> int:
     return call.peer.statistics().drops[drop]
 
 
-def _restore(call: Call, *, skip: int = 0, snapshot: PeerSnapshot | None = None) -> None:
+def _restore(
+    call: Call, *, skip: Reserve = NO_RESERVE, snapshot: PeerSnapshot | None = None
+) -> None:
     """Take the call's peer up from its own bytes, as another process would."""
     value = call.peer.snapshot(now=call.now) if snapshot is None else snapshot
     wire = msgspec.msgpack.encode(value)
     call.peer = Peer.restore(
         msgspec.msgpack.decode(wire, type=PeerSnapshot),
         entropy=os.urandom,
-        ntp_offset=NTP_OFFSET,
         now=call.now,
         skip=skip,
     )
@@ -284,7 +286,7 @@ def test_no_index_is_ever_used_twice(steps: list[str]) -> None:
                 checkpoint, since = call.peer.snapshot(now=call.now), 0
             case _:
                 assert since < 100
-                _restore(call, skip=100, snapshot=checkpoint)
+                _restore(call, skip=Reserve(100, 100, 100, 100), snapshot=checkpoint)
                 checkpoint, since = call.peer.snapshot(now=call.now), 0
     indices = call.rtp_indices()
     assert len(indices) == len(set(indices))

@@ -20,9 +20,10 @@ from edge.webrtc.channel_outputs import (
 )
 from edge.webrtc.outputs import Ended, Transmit
 from edge.webrtc.peer import Peer, PeerSnapshot
+from edge.webrtc.reserve import Reserve
 from edge.webrtc.sctp_outputs import OutboxFull
 from edge.wire.demux import Kind, classify
-from tests.webrtc.peer_call import NTP_OFFSET, Call, Fate, make_call
+from tests.webrtc.peer_call import Call, Fate, make_call
 
 LONG = "x" * 60_000
 
@@ -178,9 +179,8 @@ def test_a_moved_peer_goes_on_with_dtls_and_channels(skip: int) -> None:
     call.peer = Peer.restore(
         msgspec.msgpack.decode(wire, type=PeerSnapshot),
         entropy=os.urandom,
-        ntp_offset=NTP_OFFSET,
         now=call.now,
-        skip=skip,
+        skip=Reserve(skip, skip, skip, skip),
     )
     _send(call, "after")
     call.say("and back")
@@ -193,9 +193,7 @@ def test_a_moved_peer_goes_on_with_dtls_and_channels(skip: int) -> None:
 
 def test_a_moved_peer_hears_a_goodbye() -> None:
     call = make_call()
-    call.peer = Peer.restore(
-        call.peer.snapshot(now=call.now), entropy=os.urandom, ntp_offset=NTP_OFFSET, now=call.now
-    )
+    call.peer = Peer.restore(call.peer.snapshot(now=call.now), entropy=os.urandom, now=call.now)
     call.carry(call.caller.close())
     assert [each.reason for each in call.outputs if isinstance(each, Ended)] == [
         EndReason.PEER_CLOSED

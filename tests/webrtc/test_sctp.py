@@ -875,3 +875,25 @@ def test_no_secrets_in_repr() -> None:
     init = decode_packet(make().connect(now=0.0)[0].data).chunks[0]  # type: ignore[union-attr]
     assert isinstance(init, Init)
     assert str(init.tag) not in repr(init)
+
+
+@pytest.mark.parametrize("lost", [(), (1,), (2,)])
+def test_what_was_said_just_before_an_abort_survives_one_lost_packet(lost: tuple[int, ...]) -> None:
+    net = connected()
+    first = net._sent[0]
+    net.fate = lambda sender, index: () if sender == 0 and index - first in lost else (0.01,)
+    send(net, 0, 1, b"the reason")
+    net.carry(0, net.sides[0].abort())
+    net.run()
+    assert net.data(1) == [b"the reason"]
+    assert net.outputs[1][-1] == SctpClosed(SctpEnd.ABORTED)
+    assert len(net.packets[0]) == 3
+
+
+def test_an_abort_repeats_one_packet_at_most() -> None:
+    net = connected()
+    for number in range(20):
+        send(net, 0, 1, bytes([number]) * 1_000)
+    before = len(net.packets[0])
+    net.carry(0, net.sides[0].abort())
+    assert len(net.packets[0]) == before + 2

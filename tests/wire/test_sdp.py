@@ -423,6 +423,25 @@ def test_snap_is_answered_where_it_is_offered_and_wanted() -> None:
     assert off == ChannelSection(1, SctpSide(5001, 65_536))
 
 
+@pytest.mark.parametrize("option", ["sped", "googspedv1", "goog-sped-v1"])
+def test_sped_is_answered_where_it_is_offered_and_wanted(option: str) -> None:
+    offer = decode_offer(offered_sped(f"trickle {option} renomination").encode())
+    assert f"a=ice-options:ice2 {option}\r\n" in answer_to(negotiate(offer))
+    assert "a=ice-options:ice2\r\n" in answer_to(negotiate(offer, sped=False))
+
+
+def test_of_unknown_ice_options_nothing_is_repeated() -> None:
+    for options in ("trickle", "", "spedx SPED", "sped2 ice2"):
+        offer = decode_offer(offered_sped(options).encode())
+        assert "a=ice-options:ice2\r\n" in answer_to(negotiate(offer))
+    both = decode_offer(offered_sped("googspedv1 trickle sped").encode())
+    assert "a=ice-options:ice2 sped googspedv1\r\n" in answer_to(negotiate(both))
+
+
+def offered_sped(options: str) -> str:
+    return with_channel(CHANNEL).replace("a=setup:", f"a=ice-options:{options}\na=setup:")
+
+
 @pytest.mark.parametrize(
     "value", ["", "AAA", "not base64!", b64encode(INIT[:-1]).decode(), b64encode(b"").decode()]
 )

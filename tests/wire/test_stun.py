@@ -440,6 +440,42 @@ def test_the_walk_is_bounded() -> None:
 # Any bytes.
 
 
+# DTLS inside.
+
+
+@given(
+    st.one_of(st.none(), st.binary(max_size=1_100)),
+    st.lists(st.integers(0, 2**32 - 1), max_size=stun.MAX_ACKNOWLEDGED),
+)
+def test_what_is_carried_is_read_again(data: bytes | None, acknowledged: list[int]) -> None:
+    carried = stun.CarriedDtls(data, tuple(acknowledged))
+    request = stun.encode_request(
+        bytes(12), username="a:b", password="x", priority=1, carried=carried
+    )
+    assert decode_request(request, password="x").carried == carried
+    assert stun.peek_username(request) == "a:b"
+    success = stun.encode_success(bytes(12), ("192.0.2.1", 1), password="x", carried=carried)
+    answer = decode_response(success, password="x")
+    assert isinstance(answer, BindingSuccess)
+    assert answer.carried == carried
+
+
+def test_without_either_attribute_nothing_is_carried() -> None:
+    request = stun.encode_request(bytes(12), username="a:b", password="x", priority=1)
+    assert decode_request(request, password="x").carried is None
+
+
+@pytest.mark.parametrize("listed", [bytes(3), bytes(5), bytes(20)])
+def test_a_malformed_acknowledgement_acknowledges_nothing(listed: bytes) -> None:
+    attributes = [(0x0006, b"a:b"), (0xC071, listed), (0xC070, b"\x16data")]
+    request = stun._encode(stun.MessageClass.REQUEST, bytes(12), attributes, "x")
+    assert decode_request(request, password="x").carried == stun.CarriedDtls(b"\x16data")
+
+
+def test_what_is_carried_is_in_no_repr() -> None:
+    assert "secret" not in repr(stun.CarriedDtls(b"secret"))
+
+
 @st.composite
 def mutants(draw: st.DrawFn) -> bytes:
     """A golden packet with bytes changed, cut, repeated or appended, its length mostly right."""

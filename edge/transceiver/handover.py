@@ -1,0 +1,113 @@
+"""A planned hand-over: every session of a transceiver that leaves goes to its heir.
+
+Each is frozen, written down exactly, claimed for its heir, and given to him at its relays; what
+comes here meanwhile waits, and what comes later is passed on. Its client is told nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from edge.errors import EndReason
+from edge.registry.heirs import heir
+from edge.registry.protocol import RegistryUnavailable, TransceiverRecord
+from edge.registry.sessions import Claim, Slot
+from edge.transceiver.custody import Custody
+from edge.transceiver.keeper import Keeper
+from edge.transceiver.session import Session
+from edge.transceiver.takeover import TakeOver
+from edge.transceiver.vault import leads
+
+AT_ONCE: Final = 8
+"""Sessions that move at the same time; each is silent for a moment."""
+LOOK_SECONDS: Final = 0.02
+LINGER_SECONDS: Final = 0.2
+"""For how long we still pass on what comes, when the last session has gone."""
+
+log = structlog.get_logger()
+
+
+class Living(Protocol):
+    """Who else is there."""
+
+    @property
+    def transceivers(self) -> Iterable[TransceiverRecord]:
+        """All that live."""
+
+
+class Owner(Protocol):
+    """The service whose sessions go."""
+
+    def withdraw(self, session: Session) -> None:
+        """Take no more datagrams for a session; they are stray from now on."""
+
+    def give(self, session: Session, record: TransceiverRecord) -> None:
+        """Tell the relays of a session, and its heir, that it is his."""
+
+
+class HandOver:
+    """Hands sessions over."""
+
+    def __init__(self, custody: Custody, takeover: TakeOver, fleet: Living, owner: Owner) -> None:
+        self._custody = custody
+        self._takeover = takeover
+        self._fleet = fleet
+        self._owner = owner
+        self._moved = 0
+
+    async def run(self, sessions: Callable[[], Iterable[Session]]) -> None:
+        """Hand over all sessions, as they come to be connected; returns when none is left.
+
+        Also when nobody is there who could take them.
+        """
+        limit = trio.CapacityLimiter(AT_ONCE)
+        while self._able() and (left := [one for one in sessions() if one.reason is None]):
+            async with trio.open_nursery() as nursery:
+                for session in left:
+                    nursery.start_soon(self._try, session, limit)
+            await trio.sleep(LOOK_SECONDS)
+        if self._moved:
+            await trio.sleep(LINGER_SECONDS)
+
+    async def _try(self, session: Session, limit: trio.CapacityLimiter) -> None:
+        async with limit:
+            keeper = self._custody.keeper(session.call.session)
+            record = heir(session.call.session, self._able())
+            if keeper is None or record is None or session.reason is not None:
+                return
+            async with self._takeover.moving(session.call.session):
+                await self._move(keeper, record)
+
+    def _able(self) -> list[TransceiverRecord]:
+        own = self._custody.slot
+        return [
+            each for each in self._fleet.transceivers if not (each.draining or each.slot == own)
+        ]
+
+    async def _move(self, keeper: Keeper, record: TransceiverRecord) -> None:
+        """From here on the session says nothing under our claim, whatever becomes of it."""
+        session = keeper.session
+        self._owner.withdraw(session)
+        checkpoint = await self._custody.store_exact(keeper)
+        if checkpoint is None or session.reason is not None:
+            log.warning("hand-over failed", session=session.call.session)
+            session.end(EndReason.FENCED)
+            return
+        owner = await self._claim_for(keeper.claim, record.slot)
+        for lead in leads(checkpoint):
+            self._takeover.note_place(lead, owner)
+        self._owner.give(session, record)
+        self._moved += 1
+        session.end(EndReason.MOVED)
+
+    async def _claim_for(self, claim: Claim, slot: Slot) -> Slot:
+        """Claim a session for its heir; returns who holds it."""
+        try:
+            held = await self._custody.vault.claim(claim.next_of(slot))
+        except RegistryUnavailable:
+            return slot  # whose claim it will be all the same, when he asks
+        return slot if held is None else held.owner
