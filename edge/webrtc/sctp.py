@@ -194,8 +194,8 @@ class Association(Incoming):
     def abort(self) -> list[SctpOutput]:
         """End at once and tell the peer. Not for an owner whose heir goes on.
 
-        A last message, sent a moment ago, may be lost, and nobody would repeat it: it goes twice. It
-        must not be bundled with the ABORT (RFC 9260, 3.3.7).
+        A last message, sent a moment ago, may be lost, and nobody would repeat it: it goes twice.
+        It must not be bundled with the ABORT (RFC 9260, 3.3.7).
         """
         return [*self._say_again(), *self._abort(_USER_ABORT, SctpEnd.CLOSED)]
 

@@ -2,7 +2,7 @@
 
 (() => {
     const calls = [];
-    const LOT = 10;
+    const MOST = 32;  // events on their way: half of what a backend's queue holds
 
     async function post(sdp) {
         const response = await fetch("/v1/realtime/calls",
@@ -35,11 +35,14 @@
 
     // So many numbered events; one of them is long.
     async function say(index, count, long, bytes) {
-        const {channel} = calls[index];
+        const {channel, said} = calls[index];
+        const before = said.length;
         for (let number = 0; number < count; number++) {
             const text = number === long ? "x".repeat(bytes) : "";
             channel.send(JSON.stringify({type: "note", number, text}));
-            if (number % LOT === LOT - 1) await new Promise((resolve) => setTimeout(resolve, 10));
+            while (number - (said.length - before) >= MOST) {
+                await new Promise((resolve) => setTimeout(resolve, 10));
+            }
         }
     }
 

@@ -1,28 +1,25 @@
-"""Data channels of unmodified browsers: greeted, used both ways, closed, and with SNAP."""
+"""Data channels of unmodified browsers: greeted, used both ways, closed, with SNAP and SPED."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import msgspec
 import pytest
 import trio
 
-from edge.address import format_address
 from edge.backends.server import BackendSession, serve_backend
 from edge.client.http import request
 from edge.errors import EndReason
 from tests.browser.variants import wait_ended
 from tests.support.chromium import chromium
 from tests.support.devtools import Page
-from tests.support.edges import free_udp_port, metric, wait_sessions
+from tests.support.edges import metric, wait_sessions
 from tests.support.firefox import firefox
-from tests.support.lossy import HOST, Direction, LossyProxy, open_lossy_proxy
+from tests.support.lossy import HOST
 from tests.support.netns import namespace
 from tests.support.processes import Edge, edge
 
@@ -34,8 +31,6 @@ SNAP_AND_SPED: Final = (
 LOOPBACK: Final = ("--http", f"{HOST}:0", "--udp", f"{HOST}:0")
 OPEN: Final = {"EDGE_HTTP_ALLOW_ANONYMOUS": "true"}
 COUNT, LONG, LONG_BYTES = 100, 57, 60_000
-ONE_WAY: Final = 0.1
-"""Seconds by which the proxy delays each way, so that round trips can be counted."""
 
 
 class Look(msgspec.Struct, rename="camel"):
@@ -156,45 +151,3 @@ async def test_channels_of_another_label_are_echoed_by_the_echo() -> None:
         await look_until(page, call, lambda seen: seen.states == ["open"])
         await act(page, f"send({call}, 'ping: 17')")
         await look_until(page, call, lambda seen: seen.messages == ["ping: 17"])
-
-
-class FirstUp:
-    """Notes when the first datagram of a client came, on the wall clock; delays both ways."""
-
-    def __init__(self, proxy: LossyProxy) -> None:
-        self.at: float | None = None
-        proxy.loses = self._note
-        proxy.delays = lambda direction, now: ONE_WAY
-
-    def _note(self, direction: Direction, datagram: bytes) -> bool:
-        if direction == "up" and self.at is None:
-            self.at = time.time()
-        return False
-
-
-@pytest.mark.parametrize("snap", [False, True])
-async def test_round_trips_until_a_channel_is_open(snap: bool) -> None:
-    """From the first check: two until DTLS is up, and two more for SCTP's handshake."""
-    flags = (SNAP,) if snap else ()
-    async with open_lossy_proxy() as proxy:
-        proxy.upstream = HOST, free_udp_port()
-        bind, advertise = format_address(proxy.upstream), format_address(proxy.address)
-        serve = ("serve", "--http", f"{HOST}:0", "--udp", bind, "--advertise", advertise)
-        async with edge(*serve) as server, chromium(*flags) as browser:
-            page = await browser.new_page()
-            await page.before_load(SCRIPT)
-            await page.goto(f"{server.http}/")
-            trips = [await round_trips(page, proxy) for _ in range(5)]
-    print(f"snap {snap}: round trips to open {[round(each, 2) for each in trips]}")
-    assert median(trips) < (2.5 if snap else 4.5)
-
-
-async def round_trips(page: Page, proxy: LossyProxy) -> float:
-    first = FirstUp(proxy)
-    call = await place(page)
-    seen = await look_until(page, call, lambda seen: seen.opened_at is not None)
-    await act(page, f"hangUp({call})")
-    await trio.sleep(4 * ONE_WAY)  # the goodbye is not the next call's first datagram
-    assert first.at is not None
-    assert seen.opened_at is not None
-    return (seen.opened_at / 1000 - first.at) / (2 * ONE_WAY)

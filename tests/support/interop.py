@@ -39,7 +39,19 @@ class ClientRow(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     trips_to_channel: float | None = None
 
 
-def record(row: Row | ClientRow) -> None:
+class TripsRow(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Round trips of some calls of one client, medians and the most; by what it offered."""
+
+    client: str
+    version: str
+    offer: str
+    to_media: float
+    most_to_media: float
+    to_channel: float
+    most_to_channel: float
+
+
+def record(row: Row | ClientRow | TripsRow) -> None:
     """Append the row, if anybody collects rows."""
     name = os.environ.get(ROWS)
     if name:

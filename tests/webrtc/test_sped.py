@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from binascii import crc32
 from random import Random
 
 import pytest
@@ -107,6 +108,27 @@ def test_what_came_is_acknowledged_however_it_came() -> None:
     assert any(each is not None and len(each.acknowledged) == 2 for each in carried(call))
 
 
+def test_what_is_acknowledged_is_not_carried_again() -> None:
+    call, caller = make_sped_call()
+    call.to_caller = lambda datagram: False
+    call.start()
+    (first,) = carried(call)
+    assert first is not None
+    assert first.data
+    call.carry([check(caller, None, acknowledged=(crc32(first.data), 7))])
+    call.carry([check(caller, None, acknowledged=(7,))])
+    assert [each and each.data for each in carried(call)] == [first.data, b"", first.data]
+
+
+def test_a_client_that_only_acknowledges_after_the_handshake_is_done() -> None:
+    call, caller = make_sped_call()
+    call.start()
+    assert call.peer.connected
+    for _ in range(2):
+        call.carry([check(caller, None)])
+        assert carried(call)[-1] is None
+
+
 def test_data_takes_no_place_among_the_acknowledged() -> None:
     call, caller = make_sped_call()
     call.start()
@@ -194,14 +216,20 @@ class Spy:
         monkeypatch.setattr(peer._dtls, "receive", note)
 
 
-def check(caller: Caller, data: bytes, *, password: str = "password" * 4) -> bytes:
+def check(
+    caller: Caller,
+    data: bytes | None,
+    *,
+    acknowledged: tuple[int, ...] = (),
+    password: str = "password" * 4,
+) -> bytes:
     return stun.encode_request(
         os.urandom(12),
         username=f"{'token' * 4}:{caller.offer.ufrag}",
         password=password,
         priority=1,
         controlling=1,
-        carried=CarriedDtls(data),
+        carried=CarriedDtls(data, acknowledged),
     )
 
 

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from edge.address import Address
 from edge.errors import Drop, LocalProtocolError, RemoteProtocolError
-from edge.wire.spp import HEADER_BYTES, decode_path, encode_path, split
+from edge.wire.spp import (
+    HEADER_BYTES,
+    decode_give,
+    decode_path,
+    encode_give,
+    encode_path,
+    split,
+)
 
 HOSTS = st.ip_addresses(v=4).map(str) | st.ip_addresses(v=6).map(str).filter(
     lambda host: not host.startswith("::ffff:")
@@ -80,3 +87,22 @@ def test_any_bytes_give_a_value_or_a_remote_error(data: bytes) -> None:
 def test_our_own_wrong_address_is_a_local_error(client: Address) -> None:
     with pytest.raises(LocalProtocolError):
         encode_path(client, ("192.0.2.1", 1))
+
+
+@given(st.integers(1, 2**24 - 1))
+def test_a_slot_that_is_given_round_trips(slot: int) -> None:
+    payload = encode_give(slot)
+    assert (len(payload), payload[0]) == (4, 0)
+    assert decode_give(payload) == slot
+
+
+@pytest.mark.parametrize("slot", [-1, 0, 2**24, 2**32])
+def test_what_is_no_slot_is_not_given(slot: int) -> None:
+    with pytest.raises(LocalProtocolError):
+        encode_give(slot)
+
+
+@given(st.binary(max_size=6) | st.binary(max_size=5).map(lambda tail: b"\x00" + tail))
+def test_nothing_else_gives(payload: bytes) -> None:
+    slot = decode_give(payload)
+    assert slot is None or encode_give(slot) == payload
