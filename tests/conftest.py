@@ -52,11 +52,25 @@ def living_threads() -> set[object]:
 def leaked(current: Callable[[], set[object]], before: set[object]) -> set[object]:
     """What is there now and was not before, once it has had time to go."""
     until = time.monotonic() + SETTLE_SECONDS
+    gather: Callable[[], object] = gc.collect
     while (left := current() - before) and time.monotonic() < until:
-        gc.unfreeze()  # an edge that ran in here has settled its memory
-        gc.collect()
-        time.sleep(0.01)
+        gather()
+        gather = collect_frozen
     return left
+
+
+def collect_frozen() -> None:
+    """Collect what an edge that ran in here has frozen, too, and leave others time to go."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    time.sleep(0.01)
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection look again at what is there before the first test, and stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -33,8 +33,10 @@ PCM24 = AudioFormat("pcm16", 24_000)
 class Rig:
     """A machine, here or where the call goes on."""
 
-    def __init__(self, token: bytes | None = None, profile: str = "openai") -> None:
-        self.speaker, self.ear = HandSpeaker(), Ear()
+    def __init__(
+        self, token: bytes | None = None, profile: str = "openai", *, played: float = 0.0
+    ) -> None:
+        self.speaker, self.ear = HandSpeaker(played=played), Ear()
         self.changes = 0
         self.machine = RealtimeMachine(
             PROFILES[profile],
@@ -143,6 +145,15 @@ def test_of_an_answer_under_way_what_is_heard_by_now_is_told() -> None:
     heir.server("session.created", session={"type": "realtime"})
     assert heir.ear.kinds == [BACKEND_RESTARTED, "output_audio_buffer.cleared", "session.created"]
     assert heir.ear.find("output_audio_buffer.cleared")["response_id"] == "resp_1"
+
+
+def test_an_heir_counts_from_where_the_speaker_is() -> None:
+    heir = Rig(b"", played=10.0)
+    heir.server("response.created", response={"id": "resp_1"})
+    heir.machine.receive_server(delta(TONE * 24_000))
+    heir.speaker.pass_time(0.25)
+    heir.server("input_audio_buffer.speech_started", item_id="u1")
+    assert heir.sent()[-1]["audio_end_ms"] == 250
 
 
 def test_the_clients_updates_are_made_again_without_the_audios_format() -> None:

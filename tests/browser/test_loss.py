@@ -136,6 +136,7 @@ async def payload_types(proxy: LossyProxy, seconds: float) -> set[int]:
     return seen
 
 
+@pytest.mark.alone
 async def test_red_from_chromium_and_fec_to_it_repair_losses(tmp_path: Path) -> None:
     microphone = tmp_path / "microphone.wav"
     write_wav(microphone, syllables(4.0))

@@ -33,6 +33,8 @@ from tests.support.edges import SERVE
 from tests.support.processes import edge
 from tests.support.sounds import RATE, loudness, silence
 
+pytestmark = pytest.mark.alone
+
 BEFORE_SECONDS: Final = 3.0
 """Of silence in the file: the call is up and recorded when it is over."""
 SILENT: Final = 0.003

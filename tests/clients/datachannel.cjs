@@ -1,7 +1,9 @@
-// One call of libdatachannel, by node-datachannel: node datachannel.cjs URL SECONDS; prints one
-// line of JSON.
+// One call of libdatachannel, by node-datachannel: node datachannel.cjs URL SECONDS; goes on for so
+// long once it is up, and prints one line of JSON.
 
 const {Audio, PeerConnection} = require("node-datachannel");
+
+const {sleep, until} = require("./waiting.cjs");
 
 const [url, seconds] = process.argv.slice(2);
 const FRAME_MS = 20;
@@ -62,7 +64,8 @@ async function main() {
     const response = await fetch(`${url}/v1/realtime/calls`, {method: "POST", headers, body});
     if (response.status !== 201) throw new Error(`${await response.text()} ${body}`);
     peer.setRemoteDescription(await response.text(), "answer");
-    await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+    await until(() => report.connected && report.events.length > 1);
+    await sleep(seconds);
     held.forEach((each) => each.close());
     peer.close();
     console.log(JSON.stringify(report));

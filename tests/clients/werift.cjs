@@ -1,9 +1,11 @@
-// One call of werift: node werift.cjs URL SECONDS; prints one line of JSON. The tone is any bytes:
-// an echo does not decode.
+// One call of werift: node werift.cjs URL SECONDS; goes on for so long once it is up, and prints one
+// line of JSON. The tone is any bytes: an echo does not decode.
 
 const {
     MediaStreamTrack, RTCPeerConnection, RTCRtpCodecParameters, RtpHeader, RtpPacket,
 } = require("werift");
+
+const {sleep, until} = require("./waiting.cjs");
 
 const [url, seconds] = process.argv.slice(2);
 const FRAME_MS = 20;
@@ -58,7 +60,8 @@ async function main() {
     const response = await fetch(`${url}/v1/realtime/calls`, {method: "POST", headers, body});
     if (response.status !== 201) throw new Error(await response.text());
     await peer.setRemoteDescription({type: "answer", sdp: await response.text()});
-    await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+    await until(() => report.connected && report.events.length > 1);
+    await sleep(seconds);
     await peer.close();
     console.log(JSON.stringify(report));
     process.exit(0);

@@ -293,6 +293,7 @@ async def test_the_child_logs_as_the_edge_does_and_knows_none_of_its_secrets(lev
     assert len(logged) == (level == "info")
 
 
+@pytest.mark.alone
 async def test_recognition_leaves_the_event_loop_alone() -> None:
     longest, ended = 0.0, False
 
@@ -311,6 +312,7 @@ async def test_recognition_leaves_the_event_loop_alone() -> None:
     assert longest < 0.1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("text", ["Hello!", "What time is it?", "Stop!", "Count to ten."])
 def test_the_sentences_of_the_demo_are_known_at_once(text: str) -> None:
     question = ask(text)

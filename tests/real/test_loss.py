@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.loss_runs import RECOVERY_SECONDS, Row, Trouble, open_loss_scene
 
 TROUBLES = (
@@ -13,6 +15,7 @@ TROUBLES = (
 )
 
 
+@pytest.mark.alone
 async def test_calls_survive_and_recover() -> None:
     async with open_loss_scene() as scene:
         rows = {trouble.name: await scene.suffer(trouble) for trouble in TROUBLES}

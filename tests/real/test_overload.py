@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from edge.client.load import open_load
@@ -16,6 +17,7 @@ MAX_LOAD = "0.15"
 """Of a processor; low, so that the machine that plays the clients has time to spare."""
 
 
+@pytest.mark.alone
 async def test_calls_are_refused_before_the_running_ones_suffer() -> None:
     limits = {"EDGE_TRANSCEIVER_MAX_LOAD": MAX_LOAD, "EDGE_TRANSCEIVER_ENGINE": "pure"}
     async with edge(*SERVE, env=limits) as server, open_load() as load:

@@ -15,6 +15,8 @@ from tests.support.voice_runs import (
     take_turn,
 )
 
+pytestmark = pytest.mark.alone
+
 FLUSHES = 3
 SILENCE_SECONDS = 0.04
 """20 ms and the fade."""

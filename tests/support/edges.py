@@ -13,6 +13,7 @@ import trio
 
 from edge.client.http import request
 from edge.errors import EndReason
+from tests.support.ports import free_port
 from tests.support.processes import FLEET_SECRET, Edge, edge
 
 FLEET_ENV: Final = {"EDGE_REGISTRY_SECRET": FLEET_SECRET}
@@ -21,9 +22,7 @@ SERVE: Final = ("serve", "--http", "127.0.0.1:0", "--udp", "127.0.0.1:0")
 
 def free_udp_port() -> int:
     """A port that is free now, for a process that is to be restarted on it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port(socket.SOCK_DGRAM)
 
 
 async def wait_ready(http: str, *, seconds: float = 10.0) -> None:

@@ -102,8 +102,7 @@ class Child:
         with suppress(ProcessLookupError), trio.move_on_after(STOP_SECONDS):
             os.killpg(self.pid, signal.SIGKILL)
             await self.process.wait()
-            while True:  # grandchildren are reaped by someone else, a little later
-                os.killpg(self.pid, 0)
+            while _lives(self.pid):
                 await trio.sleep(0.02)
 
     async def stop(self, *, seconds: float = STOP_SECONDS) -> int:
@@ -113,6 +112,16 @@ class Child:
             return await self.process.wait()
         await self.kill()
         return await self.process.wait()
+
+
+def _lives(group: int) -> bool:
+    """Tell whether a process of the group still runs; a dead one may wait to be reaped for long."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state, _, leader = path.read_text().rpartition(")")[2].split()[:3]
+            if int(leader) == group and state not in "ZX":
+                return True
+    return False
 
 
 @asynccontextmanager

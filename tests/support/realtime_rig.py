@@ -74,14 +74,21 @@ def delta(
 class HandSpeaker:
     """A ``Speaker`` whose time is turned by hand; ``fade`` seconds are still played in a flush."""
 
-    def __init__(self, *, rate: int = 24_000, sample_bytes: int = 2, fade: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        rate: int = 24_000,
+        sample_bytes: int = 2,
+        fade: float = 0.0,
+        played: float = 0.0,
+    ) -> None:
         self.frames: list[bytes] = []
         self.flushes = 0
         self._rate = rate
         self._sample_bytes = sample_bytes
         self._fade = round(fade * rate)
         self._queued = 0
-        self._played = 0
+        self._played = round(played * rate)
 
     def pass_time(self, seconds: float) -> None:
         """Play so much, or what there is."""
@@ -131,9 +138,8 @@ class ClockSpeaker(HandSpeaker):
     """A ``Speaker`` that plays by Trio's clock."""
 
     def __init__(self, *, played: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(played=played)
         self._heard_at = 0.0
-        self._played = round(played * self._rate)
 
     @property
     def queued(self) -> float:

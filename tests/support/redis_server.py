@@ -15,6 +15,8 @@ from typing import Final
 
 import redis
 
+from tests.support.ports import free_port
+
 START_SECONDS: Final = 10.0
 
 
@@ -22,7 +24,7 @@ class RedisServer:
     """One server that can be killed, restarted on its port, stopped and continued."""
 
     def __init__(self, *, password: str = "") -> None:
-        self.port = _free_port()
+        self.port = free_port(socket.SOCK_STREAM)
         self._password = password
         self._directory = tempfile.mkdtemp(prefix="edge-redis-")
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,10 +101,3 @@ def running_redis(*, password: str = "") -> Iterator[RedisServer]:
         yield server
     finally:
         server.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

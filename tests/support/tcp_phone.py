@@ -52,6 +52,7 @@ class TcpPhone:
         self.hung_up_on = False
         """The relay has closed the connection."""
         self.stream: trio.SocketStream | None = None
+        self._sending = trio.StrictFIFOLock()  # a stream takes one sender at a time
 
     async def dial(self, http: str, *, family: str = ".") -> None:
         """Offer, and connect to the best TCP candidate of an IP version ("." or ":")."""
@@ -80,8 +81,9 @@ class TcpPhone:
 
     async def _send(self, datagrams: list[bytes]) -> None:
         assert self.stream is not None
-        for datagram in datagrams:
-            await self.stream.send_all(encode_frame(datagram))
+        async with self._sending:
+            for datagram in datagrams:
+                await self.stream.send_all(encode_frame(datagram))
 
     async def _receive(self) -> None:
         assert self.stream is not None
