@@ -37,6 +37,7 @@ LAYERS = (
         "mmsg",
         "datagram",
         "packets",
+        "probe",
         "tcp_connections",
         "tcp_packets",
     ),

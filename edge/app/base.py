@@ -21,6 +21,7 @@ from edge.http.listen import HttpListener, make_listeners
 from edge.http.secrets import SecretSealer
 from edge.http.server import HttpServer
 from edge.metrics import Metrics
+from edge.probe import is_refused
 from edge.ready import StartupError
 from edge.registry.directory import Directory
 from edge.registry.lease import LOOK_SECONDS, RELAY_LEASE_SECONDS
@@ -102,6 +103,7 @@ async def open_base(config: Config) -> AsyncIterator[Base]:
             cluster=settings.cluster,
             interval_seconds=min(LOOK_SECONDS, settings.lease_seconds / 2),
             lease_seconds=relay_lease,
+            is_refused=is_refused,
         )
         sealer = TokenSealer(TokenKey.derive(secret), previous)
         client_secrets = SecretSealer(secret, settings.previous_secret)

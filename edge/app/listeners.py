@@ -104,7 +104,7 @@ def _open_udp(base: Base, plan: Plan, stack: ExitStack) -> Listener:
         internal,
         advertised=advertised,
         settings=settings,
-        stale=base.directory.hint_stale,
+        stale=base.directory.hint_gone,
     )
     relay = _make_relay(base, forwarder, advertised)
     log.info("relay", transport="udp", engine=engine, workers=workers)
@@ -132,7 +132,7 @@ def _open_tcp(base: Base, plan: Plan, stack: ExitStack) -> Listener:
         public,
         KernelPacketSocket(internal[0]),
         advertised=record.proxy,
-        stale=base.directory.hint_stale,
+        stale=base.directory.hint_gone,
         strangers_per_second=settings.strangers_per_second,
         max_flows=settings.max_flows,
         clock=trio.current_time,

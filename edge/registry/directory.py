@@ -46,6 +46,8 @@ from edge.registry.protocol import (
 
 HINT_SECONDS: Final = 0.02
 """The shortest time between two refreshes."""
+REFUSED_SECONDS: Final = 2.0
+"""How long a transceiver is taken for gone whose host says that nobody listens there."""
 GOODBYE_SECONDS: Final = 1.0
 LATE_SECONDS: Final = 0.15
 """How long a refresh may take to prove that somebody is gone: less than a lease and its renewal."""
@@ -76,6 +78,8 @@ class _Watchable(Protocol):
 RelayKey: TypeAlias = tuple[int, str]
 """A relay's cluster and name."""
 
+IsRefused: TypeAlias = Callable[[Address], Awaitable[bool]]
+
 
 class Directory:
     """A cluster's view of the living transceivers and relays; ``run`` keeps it fresh."""
@@ -87,7 +91,9 @@ class Directory:
         cluster: int = 0,
         interval_seconds: float = 0.25,
         lease_seconds: float = 3.0,
+        is_refused: IsRefused | None = None,
     ) -> None:
+        """``is_refused`` asks a host whether a transceiver still listens there."""
         self._registry = registry
         self._cluster = cluster
         self._interval = interval_seconds
@@ -98,6 +104,9 @@ class Directory:
         self._own_relays: dict[Address, Address] = {}
         self._relay_addresses: frozenset[Address] = frozenset()
         self._watchers: list[Callable[[], None]] = []
+        self._is_refused = is_refused
+        self._refused: dict[Slot, float] = {}
+        self._suspicious = False
         self._hint = trio.Event()
         self._refreshes = 0
         self._failures = 0
@@ -114,6 +123,8 @@ class Directory:
                 await trio.sleep(HINT_SECONDS)
                 with trio.move_on_after(max(self._interval - HINT_SECONDS, 0.0)):
                     await self._hint.wait()
+                if self._suspicious:
+                    await self._ask_all()
                 await self.refresh()
 
     async def refresh(self) -> None:
@@ -138,6 +149,18 @@ class Directory:
     def hint_stale(self) -> None:
         """Somebody unknown was heard: refresh soon, at most every ``HINT_SECONDS``."""
         self._hint.set()
+
+    def hint_gone(self) -> None:
+        """Somebody does not listen any more: find out soon who."""
+        self._suspicious = True
+        self._hint.set()
+
+    async def lives(self, slot: Slot) -> bool:
+        """Whether a transceiver lives, as far as we know and as its host says."""
+        record = self._transceivers.get(slot)
+        if record is not None and self._is_refused is not None:
+            await self._ask(self._is_refused, record)
+        return slot in self._transceivers
 
     def transceiver(self, slot: Slot) -> TransceiverRecord | None:
         """Find a living transceiver."""
@@ -198,6 +221,24 @@ class Directory:
             stale=self._stale,
         )
 
+    async def _ask_all(self) -> None:
+        """Ask the hosts of all transceivers whether they are still there."""
+        self._suspicious = False
+        if self._is_refused is None:
+            return
+        async with trio.open_nursery() as nursery:
+            for record in self._transceivers.values():
+                nursery.start_soon(self._ask, self._is_refused, record)
+
+    async def _ask(self, is_refused: IsRefused, record: TransceiverRecord) -> None:
+        """Take a transceiver out of the view whose host says that nobody listens there.
+
+        For a while only: its lease will be over then.
+        """
+        if await is_refused(record.address):
+            self._refused[record.slot] = trio.current_time() + REFUSED_SECONDS
+            self._take(tuple(self._transceivers.values()), tuple(self._relays.values()))
+
     @contextmanager
     def _watch_registry(self) -> Iterator[None]:
         """Have changes pushed, by a registry that can."""
@@ -215,7 +256,9 @@ class Directory:
         if trio.current_time() < self._keep_until:
             by_slot = self._transceivers | by_slot
             by_key = self._relays | by_key
-        newest = _newest_slots(by_slot.values())
+        now = trio.current_time()
+        self._refused = {slot: until for slot, until in self._refused.items() if until > now}
+        newest = _newest_slots(one for one in by_slot.values() if one.slot not in self._refused)
         before = self._places()
         self._relays = by_key
         self._transceivers = {slot: by_slot[slot] for slot in newest.values()}

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from edge.address import format_address
 from edge.config import RegistryConfig
+from edge.registry.lease import RELAY_LEASE_SECONDS
 from edge.registry.protocol import Registry, RegistryUnavailable, RelayRecord, TransceiverRecord
 from edge.registry.redis import open_redis_registry
 from edge.top.figures import Part
@@ -88,6 +89,7 @@ async def open_source(urls: Sequence[str], registry: RegistryConfig) -> AsyncIte
         previous_secret=registry.previous_secret,
         cluster=registry.cluster,
         lease_seconds=registry.lease_seconds,
+        relay_lease_seconds=max(registry.lease_seconds, RELAY_LEASE_SECONDS),
         peer_urls=registry.peer_urls,
     ) as opened:
         yield Registered(opened)

@@ -45,6 +45,9 @@ class Peers(Protocol):
     def transceiver(self, slot: Slot) -> TransceiverRecord | None:
         """Find one that lives."""
 
+    async def lives(self, slot: Slot) -> bool:
+        """Whether one lives, as far as is known and as its host says."""
+
     def hint_stale(self) -> None:
         """Ask for an early refresh."""
 
@@ -135,7 +138,7 @@ class TakeOver:
 
     async def _find(self, session: str, lead: Lead) -> Outcome:
         custody = self._custody
-        if custody.keeper(session) is not None:
+        if custody.keeper(session) is not None or self._places.get(lead) is not None:
             return Outcome.FOUND
         if custody.has_ended(session):
             return Outcome.ABSENT
@@ -144,7 +147,7 @@ class TakeOver:
             return Outcome.ABSENT
         if held.owner == custody.slot:  # it was claimed for us
             return await self._inherit(held, lead)
-        if self._peers.transceiver(held.owner) is not None:
+        if await self._peers.lives(held.owner):
             self.note_place(lead, held.owner)
             self._peers.hint_stale()
             return Outcome.FOUND

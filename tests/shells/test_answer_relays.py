@@ -50,6 +50,9 @@ class Fleet:
     def transceiver(self, slot: Slot) -> TransceiverRecord | None:
         return None
 
+    async def lives(self, slot: Slot) -> bool:
+        return False
+
     def hint_stale(self) -> None:
         self.hints += 1
 
