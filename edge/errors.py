@@ -37,6 +37,10 @@ class BackendError(Exception):
     """The model side failed or can not be reached; the message is one line fit for a log."""
 
 
+class BackendFenced(BackendError):
+    """Another transceiver serves this session at the backend: it has been taken over."""
+
+
 class Drop(StrEnum):
     """Every reason for which a datagram, frame or record is discarded; a metric label."""
 

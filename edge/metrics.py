@@ -53,19 +53,13 @@ from edge.webrtc.nack import Repair
 Part: TypeAlias = Literal["relay", "transceiver", "registry", "socket", "backend"]
 
 
-class SessionCounts(Protocol):
-    """What is read of a transceiver."""
+class SessionTotals(Protocol):
+    """What a transceiver's sessions did."""
 
     opened: int
     ended: Counter[EndReason]
-    draining: bool
-    admission: Admission
 
-    @property
-    def sessions(self) -> int:
-        """Sessions that are open now."""
-
-    def all_drops(self) -> Mapping[Drop, int]:
+    def drops(self) -> Mapping[Drop, int]:
         """What it and its sessions discarded."""
 
     def losses(self) -> Losses:
@@ -74,14 +68,29 @@ class SessionCounts(Protocol):
     def repairs(self) -> Mapping[Repair, int]:
         """What was asked for again and sent again."""
 
-    def channel_counts(self) -> ChannelCounts:
+    def channels(self) -> ChannelCounts:
         """What went over clients' data channels."""
-
-    def custody_counts(self) -> CustodyCounts:
-        """What became of sessions that move, and of their checkpoints."""
 
     def longest_delay(self) -> tuple[float, float]:
         """What the fullest jitter buffer holds back, and its target, in seconds."""
+
+
+class SessionCounts(Protocol):
+    """What is read of a transceiver."""
+
+    draining: bool
+    admission: Admission
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are open now."""
+
+    @property
+    def totals(self) -> SessionTotals:
+        """What they and those before them did."""
+
+    def custody_counts(self) -> CustodyCounts:
+        """What became of sessions that move, and of their checkpoints."""
 
 
 class HttpCounts(Protocol):
@@ -167,30 +176,31 @@ class Metrics:
 
         def collect(scrape: _Scrape) -> None:
             scrape.add("edge_sessions", transceiver.sessions)
+            totals = transceiver.totals
             admission, taking = transceiver.admission, not transceiver.draining
             scrape.add("edge_capacity", admission.max_sessions if taking else 0)
             scrape.add("edge_load", admission.load(transceiver.sessions))
             scrape.add("edge_loop_lag_seconds", admission.lag_seconds)
-            scrape.add("edge_sessions_opened_total", transceiver.opened)
+            scrape.add("edge_sessions_opened_total", totals.opened)
             scrape.add("edge_transceiver_draining", transceiver.draining)
             for reason in EndReason:
-                scrape.add("edge_sessions_ended_total", transceiver.ended[reason], reason)
-            losses = transceiver.losses()
+                scrape.add("edge_sessions_ended_total", totals.ended[reason], reason)
+            losses = totals.losses()
             scrape.add("edge_lost_packets_total", losses.packets)
             scrape.add("edge_concealed_seconds_total", losses.concealed_seconds)
             scrape.add("edge_recovered_packets_total", losses.recovered_red, "red")
             scrape.add("edge_recovered_packets_total", losses.recovered_fec, "fec")
-            repairs = transceiver.repairs()
+            repairs = totals.repairs()
             for event in Repair:
                 scrape.add("edge_nack_packets_total", repairs.get(event, 0), event)
-            channels = transceiver.channel_counts()
+            channels = totals.channels()
             scrape.add("edge_channels", channels.opened - channels.closed)
             scrape.add("edge_channels_opened_total", channels.opened)
             scrape.add("edge_channel_messages_total", channels.messages_received, "received")
             scrape.add("edge_channel_messages_total", channels.messages_sent, "sent")
             scrape.add("edge_channel_bytes_total", channels.bytes_received, "received")
             scrape.add("edge_channel_bytes_total", channels.bytes_sent, "sent")
-            delay, target = transceiver.longest_delay()
+            delay, target = totals.longest_delay()
             scrape.add("edge_longest_delay_seconds", delay, "held")
             scrape.add("edge_longest_delay_seconds", target, "target")
             custody = transceiver.custody_counts()
@@ -198,7 +208,7 @@ class Metrics:
             scrape.add("edge_checkpoints_total", custody.failed, "failed")
             scrape.add("edge_sessions_taken_over_total", custody.taken_over)
             scrape.add("edge_sessions_lost_total", custody.lost)
-            scrape.add_drops("transceiver", transceiver.all_drops())
+            scrape.add_drops("transceiver", totals.drops())
 
         self._sources.append(collect)
 

@@ -10,15 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.backends.protocol import MAX_RESUME_BYTES
 from edge.errors import ConfigError, Drop, LocalProtocolError, RemoteProtocolError
 from edge.registry.sessions import MAX_CHECKPOINT_BYTES, Slot, StoredCheckpoint
 from edge.session_config import MAX_SESSION_BYTES
-from edge.transceiver.checkpoint import (
-    MAX_RESUME_BYTES,
-    Checkpoint,
-    CheckpointKeys,
-    Positions,
-)
+from edge.transceiver.checkpoint import Checkpoint, CheckpointKeys, Positions
 from edge.webrtc.peer import Peer
 from edge.webrtc.reserve import HEIR_SKIPS, NO_RESERVE
 from tests.support.session_values import NOW, SECRET, write_checkpoint

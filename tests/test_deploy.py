@@ -18,7 +18,7 @@ from edge.config_load import load_config
 from edge.metric_names import FAMILIES
 from edge.ready import Role
 from tests.support.manifest_rules import problems
-from tests.support.manifests import Manifest, read_folders, read_manifests
+from tests.support.manifests import Manifest, Policy, read_folders, read_manifests
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -68,13 +68,19 @@ def swap(old: str, new: str) -> Spoil:
     ("spoil", "found"),
     [
         (swap("EDGE_TRANSCEIVER_MAX_LOAD", "EDGE_TRANSCEIVER_MAXLOAD"), "unknown variable"),
-        (swap("$(POD_IP):7000", "$(POD_IP):7001"), "port media is not 10.1.2.3:7001"),
+        (
+            swap("$(POD_IP):7000", "$(POD_IP):7001"),
+            "port media is ('UDP', 7000), not ('UDP', 7001)",
+        ),
         (swap("$(POD_IP):3479", "0.0.0.0:3479"), "a wildcard can not be told"),
         (swap("targetPort: http", "targetPort: web"), "no port web of TCP"),
         (swap("port: internal, protocol: UDP", "port: internal, protocol: TCP"), "of TCP"),
         (lambda text: re.sub(SERVICE_SELECTOR, r"\1nobody", text), "Service edge-signaling: it is"),
         (swap("path: /readyz", "path: /healthz"), "probes ask"),
         (swap("terminationGracePeriodSeconds: 25", "terminationGracePeriodSeconds: 18"), "killed"),
+        (swap("maxUnavailable: 0", "maxUnavailable: 1"), "nobody is there to take the calls"),
+        (swap("replicas: 2", "replicas: 1"), "nobody is there to take the calls"),
+        (swap("noeviction", "volatile-ttl"), "it evicts the leases"),
         (swap("name: edge_load", "name: edge_burden"), "no metric edge_burden"),
         (swap("externalTrafficPolicy: Local", ""), "clients' addresses are lost"),
         (swap("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"), "more rights"),
@@ -88,6 +94,22 @@ def test_what_does_not_fit_is_found(spoil: Spoil, found: str, tmp_path: Path) ->
     assert spoiled != texts
     said = list(problems(read_manifests(spoiled), tmp_path))
     assert any(found in problem for problem in said), said
+
+
+@pytest.mark.parametrize("overlay", COMPONENTS)
+def test_only_who_has_to_reaches_a_transceiver(overlay: str) -> None:
+    policies = {m.metadata.name: m for m in manifests_of(overlay) if m.kind == "NetworkPolicy"}
+    ports = {
+        port.port: {
+            peer.pod_selector.match_labels["app.kubernetes.io/component"]
+            for peer in rule.from_ or ()
+            if peer.pod_selector is not None
+        }
+        for rule in policies["edge-transceiver"].read(Policy).ingress
+        for port in rule.ports
+    }
+    # A transceiver passes on datagrams of a call that moves, and requests about it.
+    assert ports == {"media": {"relay", "transceiver"}, "http": {"transceiver"}}
 
 
 def test_the_adapter_makes_the_metric_that_the_autoscaler_asks_for() -> None:

@@ -29,8 +29,8 @@ from edge.registry.lease import Lease
 from edge.registry.protocol import TransceiverRecord
 from edge.signaling import create_app
 from edge.transceiver.checkpoint import CheckpointKeys
+from edge.transceiver.environment import Environment
 from edge.transceiver.load import watch_loop
-from edge.transceiver.maker import Environment
 from edge.transceiver.mobility import Fleet as MobileFleet
 from edge.transceiver.service import Transceiver
 from edge.webrtc.certificate import DtlsCertificate

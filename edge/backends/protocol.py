@@ -20,7 +20,10 @@ from edge.errors import Drop
 
 PCM_RATES: Final = (8_000, 16_000, 24_000, 48_000)  # Hz
 MAX_TOKEN_BYTES: Final = 16_384
-"""Of what a conversation leaves to whoever goes on with it."""
+"""Of what a backend leaves to whoever goes on with a conversation."""
+
+MAX_RESUME_BYTES: Final = MAX_TOKEN_BYTES + 64
+"""The same with what the conversation adds for itself."""
 
 BACKEND_RESTARTED: Final = "session.backend_restarted"
 """The ``type`` of the client's event: another stream to the model that may not know all of it."""
@@ -169,13 +172,14 @@ class Resumable(Protocol):
     """
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Have ``changed`` called whenever a checkpoint would hold another token than before.
+        """Have ``changed`` called whenever a checkpoint should hold another token than before.
 
-        It comes out of any of our methods and must not block; once, before ``run``.
+        It comes out of any of our methods and must not block; once, before ``run``. The token
+        may change without it: what a little later checkpoint holds is good enough then.
         """
 
     def resume_token(self) -> bytes:
-        """Give what the next conversation needs, MAX_TOKEN_BYTES at most; cheap."""
+        """Give what the next conversation needs as of now, MAX_RESUME_BYTES at most; cheap."""
 
     def move(self) -> None:
         """The call goes on elsewhere, or does already: part from the model without ending it.

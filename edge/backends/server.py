@@ -164,6 +164,9 @@ class _Served:
                 hosted.session.dropped += 1
 
     def _receive(self, hosted: Hosted, frame: Frame) -> None:
+        if hosted.wire is not self:
+            hosted.session.receive_owed(frame)
+            return
         if frame.kind != Kind.CLOSE:
             hosted.session.receive(frame)
             return
@@ -184,16 +187,16 @@ class _Served:
             await self._close(frame.session, refused.reason)
 
     def _find(self, number: int) -> Hosted | None:
-        """The session of this number, unless it is over or somewhere else by now."""
+        """The session of this number, unless it is over or for good somewhere else."""
         hosted = self._sessions.get(number)
-        if hosted is not None and (hosted.done or hosted.wire is not self):
+        if hosted is not None and (hosted.done or not hosted.expects(self)):
             del self._sessions[number]
             return None
         return hosted
 
     def _here(self) -> list[Hosted]:
         found = [self._find(number) for number in tuple(self._sessions)]
-        return [hosted for hosted in found if hosted is not None]
+        return [hosted for hosted in found if hosted is not None and hosted.wire is self]
 
     async def _close(self, number: int, reason: CloseReason) -> None:
         await self.send(encode_frame(Kind.CLOSE, number, encode_close(reason)))

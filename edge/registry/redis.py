@@ -150,7 +150,14 @@ class RedisRegistry:
         await self._transceivers.put(str(slot), None)
 
     async def transceivers(self) -> Sequence[TransceiverRecord]:
-        """All with a lease."""
+        """All with a lease; RegistryUnavailable as well where nobody can renew one.
+
+        A Redis that is full, or has become a replica, answers and takes no write: all leases run
+        out together then, which proves nothing.
+        """
+        (reply,) = await self._worker.call(("SET", f"{self._prefix}:writable", 1, "PX", 1_000))
+        if isinstance(reply, Exception):
+            raise RegistryUnavailable("Redis refuses to write")
         return await self._transceivers.living()
 
     async def put_relay(self, record: RelayRecord) -> None:

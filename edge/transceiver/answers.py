@@ -6,6 +6,7 @@ Both name the relays that are near the client as our candidates; a transceiver h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from edge.config import AudioConfig, TransceiverConfig
@@ -27,7 +28,23 @@ class RelayView(Protocol):
         """The living relays of all clusters."""
 
     def hint_stale(self) -> None:
-        """Have the registry read soon: we miss something."""
+        """Ask for an early refresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedCall:
+    """A session that waits for its client: its public id and the SDP answer."""
+
+    call_id: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class IceRestart:
+    """What the client is told of a restart: an SDP fragment, and how many there were."""
+
+    fragment: str = field(repr=False)
+    generation: int
 
 
 class Answers:
@@ -67,18 +84,18 @@ class Answers:
             raise Overloaded(1.0, "no relay is up")
         return relays
 
-    def encode(
+    def answer(
         self,
         session: Session,
         negotiated: Negotiated,
         credentials: IceCredentials,
         relays: Sequence[RelayRecord],
         place: Place | None,
-    ) -> str:
-        """Write the SDP answer that opens a session (RFC 8829, 5.3)."""
+    ) -> OpenedCall:
+        """Answer the offer that opens a session (RFC 8829, 5.3)."""
         best = self._candidates(session, relays, place)
         ssrc = session.peer.media.stream.ssrc
-        return encode_answer(
+        answer = encode_answer(
             negotiated,
             ufrag=credentials.ufrag,
             password=credentials.password,
@@ -90,23 +107,25 @@ class Answers:
             session_id=ssrc,
             sctp_init=session.peer.local_sctp_init,
         )
+        return OpenedCall(session.call.session, answer)
 
-    def encode_restart(
+    def answer_restart(
         self,
         session: Session,
         credentials: IceCredentials,
         relays: Sequence[RelayRecord],
         place: Place | None,
-    ) -> str:
-        """Write the SDP fragment that answers an ICE restart (RFC 8840, section 9)."""
+    ) -> IceRestart:
+        """Answer an ICE restart, which the session has just made (RFC 8840, section 9)."""
         best = self._candidates(session, relays, place)
-        return encode_fragment(
+        fragment = encode_fragment(
             credentials.ufrag,
             credentials.password,
             mid=session.mid,
             candidates=best.udp,
             tcp=best.tcp,
         )
+        return IceRestart(fragment, session.peer.ice.restarts)
 
     def _candidates(
         self, session: Session, relays: Sequence[RelayRecord], place: Place | None

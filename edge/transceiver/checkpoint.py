@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Meta
 
 from edge.address import Address
-from edge.backends.protocol import MAX_TOKEN_BYTES, AudioFormat
+from edge.backends.protocol import MAX_RESUME_BYTES, AudioFormat
 from edge.errors import ConfigError, Drop, LocalProtocolError, RemoteProtocolError
 from edge.registry.records import ALLOWED_SKEW, MIN_SECRET_CHARACTERS
 from edge.registry.sessions import MAX_CHECKPOINT_BYTES, SESSION_SECONDS, Claim, StoredCheckpoint
@@ -43,7 +43,6 @@ from edge.wire.spp import Path
 
 VERSION: Final = 0
 """Rises with every change that an older process must not pass over: it then leaves it alone."""
-MAX_RESUME_BYTES: Final = MAX_TOKEN_BYTES
 MAX_RELAYS: Final = 64
 MAX_AGE: Final = SESSION_SECONDS + ALLOWED_SKEW  # seconds; an older one does not open
 

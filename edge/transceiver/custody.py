@@ -36,7 +36,7 @@ DOUBT_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 0.25
 """How often we look whether our lease was broken."""
 ATTEMPTS: Final = 3
-"""How often a claim is asked for while its answers are old news, and a last checkpoint stored."""
+"""How often a claim is asked for while its answers are old news."""
 MAX_ENDED: Final = 10_000
 
 log = structlog.get_logger()
@@ -78,7 +78,8 @@ class Custody:
         self._clocks = clocks
         self._consent_seconds = consent_seconds
         self._keepers: dict[str, Keeper] = {}
-        self._ended: OrderedDict[str, float] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """Under which epoch, and until when that counts."""
         self._nursery: trio.Nursery | None = None
         self._doubt = trio.Event()
 
@@ -97,12 +98,14 @@ class Custody:
         finally:
             trio.lowlevel.remove_instrument(wakes)
 
-    def wake(self) -> None:
-        """Find out whether we stood still, before anything else is done."""
-        if self._fence.tick(now=self._clocks.monotonic()):
+    def wake(self) -> float:
+        """Find out whether we stood still, before anything else is done; returns the time."""
+        now = self._clocks.monotonic()
+        if self._fence.tick(now=now):
             for keeper in self._keepers.values():
                 keeper.session.voice = Voice.NONE
             self._doubt.set()
+        return now
 
     def counts(self) -> CustodyCounts:
         """Count."""
@@ -119,9 +122,12 @@ class Custody:
         """Who keeps a session of ours."""
         return self._keepers.get(session)
 
-    def has_ended(self, session: str) -> bool:
-        """Whether it was ours until a moment ago, and is over: nobody shall bring it back."""
-        return session in self._ended
+    def has_ended(self, held: Claim) -> bool:
+        """Whether the session of a claim was ours and is over: nobody shall bring it back.
+
+        Not where it had been taken over before, and ended here as we did not know of it.
+        """
+        return held.epoch <= self._ended.get(held.session, (0, 0.0))[0]
 
     def leave(self, session: Session) -> None:
         """A session of ours has ended; its record goes too, unless it lives on elsewhere."""
@@ -132,8 +138,8 @@ class Custody:
         self._fence.release(session.call.session)
         keeper.close()
         if session.reason not in SILENT_ENDS:
-            self._note_ended(session.call.session)
-            self._start(partial(self.vault.forget, keeper.claim))
+            self._note_ended(keeper.claim)
+            self._start(partial(self._forget, keeper.claim))
 
     def connected(self, session: Session) -> None:
         """Claim a session that has just connected."""
@@ -157,7 +163,7 @@ class Custody:
         for _ in range(ATTEMPTS):
             asked = self._clocks.monotonic()
             held = await self.vault.claim(wanted, anew=anew)
-            now = self._clocks.monotonic()
+            now = self.wake()
             if held != wanted or self._fence.hold(wanted, asked=asked, now=now):
                 return held
         return None
@@ -174,23 +180,52 @@ class Custody:
         keeper.write()
         return keeper
 
+    def holds(self, claim: Claim) -> bool:
+        """Whether a claim is still ours, beyond doubt."""
+        return self._fence.speaks(claim.session) and self._fence.claim_of(claim.session) == claim
+
+    def let_go(self, claim: Claim) -> None:
+        """Hold a claim no more, unless its session is kept."""
+        if claim.session not in self._keepers:
+            self._fence.release(claim.session)
+
     async def give_up(self, claim: Claim) -> None:
         """Forget a session of ours that can not be restored: it is lost."""
         self.lost += 1
-        self._fence.release(claim.session)
         await self.vault.forget(claim)
 
     # What an owner does that leaves.
 
+    async def may_move(self, keeper: Keeper) -> bool:
+        """Whether a session is ours beyond doubt, and the registry is there to take it."""
+        if keeper.too_large or not self._fence.speaks(keeper.claim.session):
+            return False
+        try:
+            held = await self.vault.owner_of(keeper.claim.session)
+        except RegistryUnavailable:
+            return False
+        if held is None:
+            await self._claim_anew(keeper)
+        elif self._fence.hears(held):
+            self._fence_off(keeper)
+        return held == keeper.claim
+
     async def store_exact(self, keeper: Keeper) -> Checkpoint | None:
-        """Store the last checkpoint of a session, which says no more; None: it could not be."""
+        """Store the last checkpoint of a session, which says no more; None: it can not be.
+
+        A registry that is away is waited for, as the session can not go on here.
+        """
         checkpoint = keeper.freeze()
-        sealed = self.vault.seal(checkpoint)
-        for _ in range(ATTEMPTS):
-            outcome = await self.vault.store(checkpoint, sealed)
-            if outcome is not None:
-                return checkpoint if outcome is StoreOutcome.STORED else None
+        while keeper.session.reason is None:
+            outcome = await self._store_last(checkpoint)
+            if outcome is StoreOutcome.STORED:
+                return checkpoint
+            if outcome is StoreOutcome.LOST:
+                await self._claim_anew(keeper)
+            if outcome is not None and keeper.claim == checkpoint.claim:
+                break
             await trio.sleep(DOUBT_SECONDS)
+            checkpoint = keeper.freeze()
         return None
 
     # Waiting for the registry.
@@ -219,7 +254,7 @@ class Custody:
             self._keep(session, claim, writer).change(at_once=True)
         else:
             self._fence.release(claim.session)
-            await self.vault.forget(claim)
+            await self._forget(claim)
 
     def _keep(self, session: Session, claim: Claim, writer: CheckpointWriter) -> Keeper:
         keeper = Keeper(
@@ -238,8 +273,10 @@ class Custody:
             sealed = self.vault.seal(checkpoint)
         except LocalProtocolError as error:  # the call goes on, and can not be taken over
             log.warning("checkpoint failed", session=checkpoint.claim.session, error=str(error))
-            keeper.stored(checkpoint.serial, Answer.REFUSED)
+            keeper.too_large = True
+            self._take_answer(keeper, checkpoint, Answer.REFUSED)
             return
+        keeper.too_large = False
         self._start(partial(self._store, keeper, checkpoint, sealed))
 
     async def _store(self, keeper: Keeper, checkpoint: Checkpoint, sealed: bytes) -> None:
@@ -247,10 +284,23 @@ class Custody:
         if outcome is StoreOutcome.LOST:
             await self._claim_anew(keeper)
         elif outcome is StoreOutcome.FENCED:
-            self._fence_off([checkpoint.claim.session])
+            self._fence_off(keeper)
         answer = Answer.UNKNOWN if outcome is None else Answer.of(outcome)
-        keeper.stored(checkpoint.serial, answer)
+        self._take_answer(keeper, checkpoint, answer)
+
+    async def _store_last(self, checkpoint: Checkpoint) -> StoreOutcome | None:
+        try:
+            sealed = self.vault.seal(checkpoint)
+        except LocalProtocolError as error:
+            log.warning("checkpoint failed", session=checkpoint.claim.session, error=str(error))
+            return StoreOutcome.TOO_LONG
+        return await self.vault.store(checkpoint, sealed)
+
+    def _take_answer(self, keeper: Keeper, checkpoint: Checkpoint, answer: Answer) -> None:
+        """Give an heir its voice before it is told what may leave now."""
+        keeper.note(checkpoint.serial, answer)
         self._give_voice(keeper)
+        keeper.tell(stored=answer is Answer.STORED)
 
     async def _claim_anew(self, keeper: Keeper) -> None:
         """Claim a session that the registry has forgotten, if nobody else can have."""
@@ -262,10 +312,14 @@ class Custody:
             held = await self.claim(wanted, anew=True)
         except RegistryUnavailable:
             return
-        if held == wanted:
+        if held != wanted:
+            if self._fence.hears(held):
+                self._fence_off(keeper)
+        elif self._keepers.get(name) is keeper:
             keeper.claim = wanted
-        elif self._fence.hears(held):
-            self._fence_off([name])
+        else:  # it has ended meanwhile
+            self.let_go(wanted)
+            await self._forget(wanted)
 
     # Whose are they?
 
@@ -290,8 +344,9 @@ class Custody:
         except RegistryUnavailable:
             await trio.sleep(DOUBT_SECONDS)
             return False
-        now = self._clocks.monotonic()
-        self._fence_off(self._fence.confirm(names, held, asked=asked, now=now))
+        now = self.wake()
+        for name in self._fence.confirm(names, held, asked=asked, now=now):
+            self._fence_off(self._keepers.get(name))
         for name in names:
             keeper = self._keepers.get(name)
             if keeper is not None:
@@ -299,20 +354,26 @@ class Custody:
         return True
 
     def _give_voice(self, keeper: Keeper) -> None:
-        if self._fence.speaks(keeper.claim.session):
-            keeper.session.voice = keeper.voice
+        name, session = keeper.claim.session, keeper.session
+        kept = self._keepers.get(name) is keeper and session.reason is None
+        if kept and self._fence.speaks(name):
+            session.voice = keeper.voice
 
-    def _fence_off(self, sessions: Iterable[str]) -> None:
-        for name in sessions:
-            keeper = self._keepers.get(name)
-            if keeper is not None:
-                keeper.session.end(EndReason.FENCED)
+    def _fence_off(self, keeper: Keeper | None) -> None:
+        if keeper is not None:
+            keeper.session.end(EndReason.FENCED)
 
-    def _note_ended(self, name: str) -> None:
+    def _note_ended(self, claim: Claim) -> None:
         now = self._clocks.monotonic()
-        self._ended[name] = now + SESSION_SECONDS
-        while len(self._ended) > MAX_ENDED or next(iter(self._ended.values())) < now:
+        self._ended[claim.session] = claim.epoch, now + SESSION_SECONDS
+        while len(self._ended) > MAX_ENDED or next(iter(self._ended.values()))[1] < now:
             self._ended.popitem(last=False)
+
+    async def _forget(self, claim: Claim) -> None:
+        """Take a session that has ended out, as soon as the registry is there."""
+        until = self._clocks.monotonic() + SESSION_SECONDS
+        while not await self.vault.forget(claim) and self._clocks.monotonic() < until:
+            await trio.sleep(RETRY_SECONDS)
 
 
 async def _guard(task: Callable[[], Awaitable[None]]) -> None:
@@ -340,7 +401,7 @@ class _Custodian:
 class _Wakes(trio.abc.Instrument):
     """Calls when Trio's loop goes on, before any of its tasks."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], object]) -> None:
         self._wake = wake
 
     def after_io_wait(self, timeout: float) -> None:

@@ -49,7 +49,7 @@ class Fence:
         """
         self.tick(now=now)
         known = self._claims.get(claim.session)
-        if asked <= self._stalled_at or (known is not None and known.epoch > claim.epoch):
+        if asked < self._stalled_at or (known is not None and known.epoch > claim.epoch):
             return False
         self._claims[claim.session] = claim
         self._doubtful.discard(claim.session)
@@ -97,7 +97,7 @@ class Fence:
                 continue
             if holder != mine and (session in self._doubtful or self.hears(holder)):
                 lost.append(session)
-            elif holder == mine and asked > self._stalled_at:
+            elif holder == mine and asked >= self._stalled_at:
                 self._doubtful.discard(session)
         for session in lost:
             self.release(session)

@@ -62,25 +62,40 @@ class HandOver:
     async def run(self, sessions: Callable[[], Iterable[Session]]) -> None:
         """Hand over all sessions, as they come to be connected; returns when none is left.
 
-        Also when nobody is there who could take them.
+        Also when nobody is there who could take them. What comes from others that leave as well
+        goes on, until we have nothing more.
         """
+        try:
+            moved = -1
+            while moved != self._moved:
+                moved = self._moved
+                await self._move_all(sessions)
+                if moved != self._moved:
+                    await trio.sleep(LINGER_SECONDS)
+        finally:
+            self._takeover.close()
+
+    async def _move_all(self, sessions: Callable[[], Iterable[Session]]) -> None:
         limit = trio.CapacityLimiter(AT_ONCE)
         while self._able() and (left := [one for one in sessions() if one.reason is None]):
             async with trio.open_nursery() as nursery:
                 for session in left:
                     nursery.start_soon(self._try, session, limit)
             await trio.sleep(LOOK_SECONDS)
-        if self._moved:
-            await trio.sleep(LINGER_SECONDS)
 
     async def _try(self, session: Session, limit: trio.CapacityLimiter) -> None:
-        async with limit:
-            keeper = self._custody.keeper(session.call.session)
-            record = heir(session.call.session, self._able())
-            if keeper is None or record is None or session.reason is not None:
+        name = session.call.session
+        async with limit, self._takeover.moving(name):
+            keeper = self._custody.keeper(name)
+            record = heir(name, self._able())
+            if keeper is None or record is None or keeper.session.reason is not None:
                 return
-            async with self._takeover.moving(session.call.session):
-                await self._move(keeper, record)
+            try:
+                if await self._custody.may_move(keeper):
+                    await self._move(keeper, record)
+            except Exception:
+                log.exception("bug in a hand-over", session=name)
+                session.end(EndReason.INTERNAL_ERROR)
 
     def _able(self) -> list[TransceiverRecord]:
         own = self._custody.slot
@@ -91,6 +106,8 @@ class HandOver:
     async def _move(self, keeper: Keeper, record: TransceiverRecord) -> None:
         """From here on the session says nothing under our claim, whatever becomes of it."""
         session = keeper.session
+        if session.reason is not None:
+            return
         self._owner.withdraw(session)
         checkpoint = await self._custody.store_exact(keeper)
         if checkpoint is None or session.reason is not None:
@@ -98,6 +115,9 @@ class HandOver:
             session.end(EndReason.FENCED)
             return
         owner = await self._claim_for(keeper.claim, record.slot)
+        if session.reason is not None:  # it was hung up meanwhile
+            await self._custody.vault.forget(keeper.claim.next_of(record.slot))
+            return
         for lead in leads(checkpoint):
             self._takeover.note_place(lead, owner)
         self._owner.give(session, record)

@@ -2,7 +2,7 @@
 
 When, is the ``CheckpointWriter``'s to say; a keeper looks at its session when that wants it to, on
 the pacer's wheel, makes the checkpoint and gives it away to be stored. What is known of that comes
-back to ``stored``, and bounds how far the session may count (docs/handover.md, "Reserves").
+back to ``note``, and bounds how far the session may count (docs/handover.md, "Reserves").
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Keeper:
         self.voice = Voice.FULL
         """What the session may say while its claim is beyond doubt."""
         self.was_stored = trio.Event()
+        self.too_large = False
+        """The session did not fit into its last checkpoint."""
         self._clocks = clocks
         self._store = store
         self._alarm = Alarm(pacer, self._ring)
@@ -74,25 +76,30 @@ class Keeper:
         self._limit(used, now)
 
     def freeze(self) -> Checkpoint:
-        """Make the last checkpoint, an exact one: from now on the session says nothing here."""
+        """Make the last checkpoint, an exact one: from now on the session says nothing here.
+
+        Again, where the claim has changed since.
+        """
         self.session.part()
         self.voice = Voice.NONE
         self._alarm.close()
         serial = self.writer.freeze(self.session.peer.used(), now=self._clocks.monotonic())
         return write_down(self.session, self.claim, serial, NO_RESERVE, self._clocks)
 
-    def stored(self, serial: int, answer: Answer) -> None:
-        """Note what became of a checkpoint."""
-        now = self._clocks.monotonic()
-        self.writer.end(serial, answer, now=now)
-        session = self.session
+    def note(self, serial: int, answer: Answer) -> None:
+        """Note what became of a checkpoint; then the session is to be told."""
+        self.writer.end(serial, answer, now=self._clocks.monotonic())
         if answer is Answer.STORED:
             self.was_stored.set()
             if self.voice is Voice.CHECKS:
                 self.voice = Voice.FULL
+
+    def tell(self, *, stored: bool) -> None:
+        """Have the session go on with what waited for a checkpoint; it must have its voice."""
+        session = self.session
         if session.reason is None and self.voice is not Voice.NONE:
-            self._limit(session.peer.used(), now)
-            session.note_checkpoint(stored=answer is Answer.STORED)
+            self._limit(session.peer.used(), self._clocks.monotonic())
+            session.note_checkpoint(stored=stored)
             self._alarm.set(self.writer.deadline)
 
     def close(self) -> None:

@@ -11,11 +11,10 @@ from typing import Protocol
 
 import trio
 
-from edge.address import Address
 from edge.audio.pacer import Pacer
 from edge.errors import Drop
 from edge.registry.lease import Lease
-from edge.registry.protocol import Slot
+from edge.registry.protocol import Slot, TransceiverRecord
 from edge.registry.sessions import Claim, Lead, SessionBook
 from edge.transceiver.checkpoint import Checkpoint, CheckpointKeys
 from edge.transceiver.custody import Custody
@@ -45,7 +44,7 @@ class Host(Owner, Protocol):
     async def revive(self, checkpoint: Checkpoint, claim: Claim) -> None:
         """Restore a session, put it into our custody, and serve it."""
 
-    def pass_on(self, datagram: bytes, transceiver: Address) -> None:
+    def pass_on(self, datagram: bytes, record: TransceiverRecord) -> None:
         """Send an internal datagram to another transceiver, as it came."""
 
 

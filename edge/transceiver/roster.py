@@ -34,7 +34,7 @@ class Roster:
         """Have a session found by these tokens alone: its ICE has restarted."""
         for token in session.tokens - tokens:
             del self.by_token[token]
-        for token in tokens:
+        for token in tokens - session.tokens:
             self.by_token[token] = session
         session.tokens = tokens
 

@@ -16,7 +16,6 @@ from typing import Final, Protocol
 import structlog
 import trio
 
-from edge.address import Address
 from edge.errors import Drop, LocalProtocolError
 from edge.lookup import Lookups, Outcome
 from edge.registry.leases import Leases
@@ -24,6 +23,7 @@ from edge.registry.protocol import RegistryUnavailable, TransceiverRecord
 from edge.registry.sessions import Claim, Lead, Slot
 from edge.transceiver.checkpoint import Checkpoint
 from edge.transceiver.custody import Custody
+from edge.wire.spp import split
 
 TASKS: Final = 16
 PER_SECOND: Final = 2_000.0
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 Revive = Callable[[Checkpoint, Claim], Awaitable[None]]
 """Restores a session and serves it; its custody has been told of the claim."""
-PassOn = Callable[[bytes, Address], None]
+PassOn = Callable[[bytes, TransceiverRecord], None]
 
 
 class Peers(Protocol):
@@ -71,6 +71,7 @@ class TakeOver:
         self._lookups = Lookups(self._resolve, per_second=PER_SECOND, clock=clock)
         self._places = Leases[Lead, Slot](clock)
         self._busy: dict[str, trio.Lock] = {}
+        self._closed = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Find sessions until cancelled."""
@@ -96,14 +97,19 @@ class TakeOver:
         ``retry`` handles it again, and is None when it has. What another transceiver passed on to
         us (not ``own``) goes no further.
         """
-        slot = self._places.get(lead)
-        record = None if slot is None else self._peers.transceiver(slot)
+        if not own and retry is not None and not split(datagram)[1]:  # it is ours, says its owner
+            self._places.remove(lead)
+        record = self._place(lead)
         if record is None:
             return Drop.UNKNOWN_SESSION if retry is None else self._hold(lead, retry, now)
         if not own:
             return Drop.LOOP
-        self._pass_on(datagram, record.address)
+        self._pass_on(datagram, record)
         return None
+
+    def close(self) -> None:
+        """Take nothing over any more, as we leave; what is elsewhere is still passed on."""
+        self._closed = True
 
     def note_place(self, lead: Lead, slot: Slot) -> None:
         """Note who has what this leads to."""
@@ -122,6 +128,11 @@ class TakeOver:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._busy.pop(session, None)
 
+    def _place(self, lead: Lead) -> TransceiverRecord | None:
+        """Find who has what this leads to, if he lives."""
+        slot = self._places.get(lead)
+        return None if slot is None else self._peers.transceiver(slot)
+
     def _hold(self, lead: Lead, retry: Callable[[float], None], now: float) -> Drop | None:
         drop = self._lookups.hold(lead, retry, now=now)
         return Drop.UNKNOWN_SESSION if drop is Drop.UNKNOWN_FLOW else drop
@@ -138,19 +149,18 @@ class TakeOver:
 
     async def _find(self, session: str, lead: Lead) -> Outcome:
         custody = self._custody
-        if custody.keeper(session) is not None or self._places.get(lead) is not None:
+        if custody.keeper(session) is not None or self._place(lead) is not None:
             return Outcome.FOUND
-        if custody.has_ended(session):
-            return Outcome.ABSENT
         held = await custody.vault.owner_of(session)
-        if held is None:
+        if held is None or custody.has_ended(held):
             return Outcome.ABSENT
-        if held.owner == custody.slot:  # it was claimed for us
-            return await self._inherit(held, lead)
-        if await self._peers.lives(held.owner):
+        if held.owner != custody.slot and await self._peers.lives(held.owner):
             self.note_place(lead, held.owner)
             self._peers.hint_stale()
             return Outcome.FOUND
+        if self._closed:
+            return Outcome.ABSENT
+        # What was claimed for us is claimed anew: we may have spoken under that claim before.
         return await self._inherit(held.next_of(custody.slot), lead)
 
     async def _inherit(self, wanted: Claim, lead: Lead) -> Outcome:
@@ -161,7 +171,15 @@ class TakeOver:
         if held != wanted:
             self.note_place(lead, held.owner)
             return Outcome.FOUND
+        try:
+            return await self._restore(wanted)
+        finally:
+            self._custody.let_go(wanted)
+
+    async def _restore(self, wanted: Claim) -> Outcome:
         checkpoint = await self._custody.vault.load(wanted)
+        if not self._custody.holds(wanted):  # we stood still meanwhile
+            return Outcome.WAITS
         if checkpoint is None:
             await self._custody.give_up(wanted)
             return Outcome.ABSENT

@@ -31,7 +31,7 @@ class Totals:
         self.dropped.update(session.drops())
         self._losses.end(session.quality())
         self._repairs.update(session.peer.media.repairs)
-        self._channels.add(session.channel_counts)
+        self._channels.add(session.channels.counts)
         self.ended[session.reason or EndReason.INTERNAL_ERROR] += 1
 
     def drops(self) -> Counter[Drop]:
@@ -52,7 +52,7 @@ class Totals:
         counts = ChannelCounts()
         counts.add(self._channels)
         for session in self._running():
-            counts.add(session.channel_counts)
+            counts.add(session.channels.counts)
         return counts
 
     def longest_delay(self) -> tuple[float, float]:

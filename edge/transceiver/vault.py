@@ -64,10 +64,12 @@ class Vault:
         with _deadline():
             return await self._book.claim(wanted, anew=anew)
 
-    async def forget(self, claim: Claim) -> None:
-        """Take a session out, if the registry is there; it goes by itself."""
+    async def forget(self, claim: Claim) -> bool:
+        """Take a session out; False: the registry was not there. It goes by itself."""
         with suppress(RegistryUnavailable), _deadline():
             await self._book.forget(claim)
+            return True
+        return False
 
     async def load(self, claim: Claim) -> Checkpoint | None:
         """Load the checkpoint of a session that is claimed; None: there is none that opens."""

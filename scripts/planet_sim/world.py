@@ -21,7 +21,7 @@ from edge.registry.protocol import RelayRecord, TransceiverRecord
 from edge.relay import Relay
 from edge.routing import FlowTable
 from edge.token import TokenKey, TokenSealer
-from edge.transceiver.maker import Environment
+from edge.transceiver.environment import Environment
 from edge.transceiver.service import Transceiver
 from edge.webrtc.certificate import DtlsCertificate
 from planet_sim.deployment import Cluster, Deployment

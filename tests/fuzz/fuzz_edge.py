@@ -177,7 +177,7 @@ def _judge(
     settled: int,
 ) -> Result:
     relay = edge.relay.statistics().drops
-    transceiver = edge.transceivers[0].all_drops()
+    transceiver = edge.transceivers[0].totals.drops()
     now = trio.current_time()
     calls = [phone.caller.journal.statistics(now=now) for phone in phones]
     return Result(

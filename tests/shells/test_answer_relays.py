@@ -20,7 +20,7 @@ from edge.geo import Place, Point
 from edge.registry.protocol import RelayListener, RelayRecord, Slot, TransceiverRecord
 from edge.token import TokenKey, TokenSealer
 from edge.transceiver.admission import Overloaded
-from edge.transceiver.maker import Environment
+from edge.transceiver.environment import Environment
 from edge.transceiver.service import Transceiver
 from edge.webrtc.certificate import DtlsCertificate
 from edge.webrtc.ice import IceCredentials

@@ -49,10 +49,10 @@ async def net() -> AsyncIterator[VirtualNetwork]:
 @asynccontextmanager
 async def called(edge: VirtualEdge) -> AsyncIterator[tuple[Phone, Session, Ear]]:
     """A call, its session, and what the holder of its event channel is told."""
-    before = set(edge.transceivers[0]._by_call)
+    before = set(edge.transceivers[0].roster.by_call)
     async with edge.call() as phone:
         ((_, session),) = (
-            each for each in edge.transceivers[0]._by_call.items() if each[0] not in before
+            each for each in edge.transceivers[0].roster.by_call.items() if each[0] not in before
         )
         ear = Ear()
         with session.events.held(ear.send_event):
@@ -61,7 +61,7 @@ async def called(edge: VirtualEdge) -> AsyncIterator[tuple[Phone, Session, Ear]]
 
 async def ended(edge: VirtualEdge, session: Session, *, within: float) -> None:
     with trio.fail_after(within):
-        while session.call.session in edge.transceivers[0]._by_call:
+        while session.call.session in edge.transceivers[0].roster.by_call:
             await trio.sleep(0.1)
     assert session.reason is EndReason.BACKEND_FAILED
     await trio.sleep(0.5)
@@ -154,10 +154,10 @@ async def test_a_bad_frames_backend(
                 await ended(edge, session, within=FRAMES_SECONDS)
                 assert ear.events[-1] == {"type": "session.ended", "reason": "backend_failed"}
                 assert phone.caller.closed
-                conversation = session._conversation
+                conversation = session._backend.conversation
                 assert isinstance(conversation, FramesConversation)
                 assert conversation._outgoing.queued <= QUEUE_SECONDS
-                assert session._playout.queued == 0.0
+                assert session._sender.playout.queued == 0.0
                 assert session.drops()[Drop.BUG] == 0
             await trio.sleep(DRIP_SECONDS)
             assert backend.statistics().sessions == 0
@@ -250,13 +250,13 @@ async def test_a_bad_realtime_server(
                 await trio.sleep(0.1)
             phone.caller.stop_frames()
             for _ in range(10):
-                session._conversation.hear(AudioFrame(bytes(SECOND), 1.0))
+                session._backend.conversation.hear(AudioFrame(bytes(SECOND), 1.0))
             await ended(edge, session, within=seconds)
             kinds = [kind for kind in ear.kinds if kind in ("error", "session.ended")]
             assert kinds == ["error"] * 4 + ["session.ended"]
             assert ear.events[-1] == {"type": "session.ended", "reason": "backend_failed"}
             assert phone.caller.closed
-            conversation = session._conversation
+            conversation = session._backend.conversation
             assert isinstance(conversation, RealtimeConversation)
             assert conversation._machine.outbox._audio_bytes <= MAX_UNSENT_SECONDS * SECOND
             assert session.drops()[Drop.BUG] == 0

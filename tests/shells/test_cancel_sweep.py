@@ -60,12 +60,12 @@ def assert_empty(edge: VirtualEdge) -> None:
     """Nobody holds anything for any call."""
     for service in edge.transceivers:
         assert service.sessions == 0
-        assert not service._by_token
-        assert not service._paths
-        assert not service._paths._challengers
-        assert not service._arrivals.statistics().current_buffer_used
-        assert service.ended.total() == service.opened
-        assert not service.all_drops()[Drop.BUG]
+        assert not service.roster.by_token
+        assert not service.roster.paths
+        assert not service.roster.paths._challengers
+        assert not len(service._arrivals)
+        assert service.totals.ended.total() == service.totals.opened
+        assert not service.totals.drops()[Drop.BUG]
     statistics = edge.relay.statistics()
     assert statistics.flows == 0
     assert statistics.provisional_flows == 0
@@ -118,7 +118,7 @@ async def test_calls_that_nobody_has_started_yet_end_too(autojump_clock: object)
             for phone in phones:
                 nursery.start_soon(dial, phone)
         await trio.sleep(0.2)
-        assert service.ended == {EndReason.SHUTDOWN: 3}
+        assert service.totals.ended == {EndReason.SHUTDOWN: 3}
         await forgotten(edge)
         assert_empty(edge)
 
@@ -146,21 +146,21 @@ async def end_a_session(cut: Cut, *, by_scope: bool) -> None:
         def arm(phone: Phone) -> None:
             assert phone.call is not None
             call_id = phone.call.call_id
-            session = service._by_call[call_id]
+            session = service.roster.by_call[call_id]
             cut.arm(session._scope.cancel if by_scope else lambda: service.hang_up(call_id))
 
         phone = await talk(edge, dialled=arm)
         cut.disarm()
         assert phone is not None
         assert service.sessions == 1
-        assert service.ended.total() == 1
+        assert service.totals.ended.total() == 1
         if cut.done:
             assert phone.caller.closed or not phone.caller.secured
-            assert service.ended[EndReason.INTERNAL_ERROR] == 0
+            assert service.totals.ended[EndReason.INTERNAL_ERROR] == 0
         await forgotten(edge)
         statistics = edge.relay.statistics()
         assert (statistics.flows, statistics.provisional_flows) == (1, 0)
-        assert len(service._paths) == len(edge.registry._flows) == 1
+        assert len(service.roster.paths) == len(edge.registry._flows) == 1
         journal = bystander.caller.journal
         assert journal.sent >= before + 40
         assert journal.received >= journal.sent - 2  # two are on their way
@@ -202,7 +202,7 @@ async def cancel_the_relay(cut: Cut) -> None:
                 await service.open_call(phone.caller.offer.encode())
         await service.drain()
         assert service.sessions == 0
-        assert not service._paths
+        assert not service.roster.paths
 
 
 def test_a_relay_cancelled_at_any_step_leaves_no_socket_and_no_record() -> None:

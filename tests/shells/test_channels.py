@@ -66,7 +66,7 @@ def _types(messages: list[str | bytes]) -> list[str]:
 
 async def _ended(transceiver: Transceiver, reason: EndReason) -> None:
     with trio.fail_after(2.0):
-        while not transceiver.ended[reason]:
+        while not transceiver.totals.ended[reason]:
             await trio.sleep(0.01)
 
 
@@ -83,7 +83,7 @@ async def test_a_client_is_greeted_and_answered_as_openai_does(autojump_clock: C
             told = await phone.told(3)
             assert _types(told) == ["session.created", "session.updated", "error"]
             await phone.connected()
-            assert edge.transceivers[0].all_drops()[Drop.MALFORMED] == 1
+            assert edge.transceivers[0].totals.drops()[Drop.MALFORMED] == 1
 
 
 @pytest.mark.parametrize("snap", [False, True])
@@ -111,7 +111,7 @@ async def test_events_keep_their_order_both_ways_under_loss(
             told = await phone.told(1 + len(said), within=20.0)
             assert [text.encode() for text in said] == backend.heard
             assert told[1:] == said
-            counts = edge.transceivers[0].channel_counts()
+            counts = edge.transceivers[0].totals.channels()
             assert (counts.opened, counts.closed) == (1, 0)
             assert counts.messages_received == len(said)
             assert counts.bytes_received == sum(map(len, said))
@@ -130,7 +130,7 @@ async def test_the_end_is_told_before_the_channel_closes(autojump_clock: Clock) 
             await trio.sleep(0.1)
             assert channel.closed
             assert phone.caller.closed
-            counts = edge.transceivers[0].channel_counts()
+            counts = edge.transceivers[0].totals.channels()
             assert (counts.opened, counts.closed, counts.messages_sent) == (1, 1, 2)
 
 
@@ -140,7 +140,7 @@ async def test_a_client_that_hangs_up_loses_nothing(autojump_clock: Clock) -> No
             await phone.told(1)
             phone.hang_up()
             await _ended(edge.transceivers[0], EndReason.PEER_CLOSED)
-        drops = edge.transceivers[0].all_drops()
+        drops = edge.transceivers[0].totals.drops()
         assert not {Drop.QUEUE_FULL, Drop.TOO_LONG, Drop.BUG} & set(drops)
 
 
@@ -154,7 +154,7 @@ async def test_other_channels_are_echoed_by_the_echo_alone(autojump_clock: Clock
         phone.say("ping: 1")
         phone.say(b"\0\1")
         assert await phone.told(2) == ["ping: 1", b"\0\1"]
-        assert not edge.transceivers[0].all_drops()[Drop.UNKNOWN_CHANNEL]
+        assert not edge.transceivers[0].totals.drops()[Drop.UNKNOWN_CHANNEL]
     async with open_network() as network, open_edge(network, backend=Repeater()) as edge:
         channel = CallerChannel("chat")
         async with edge.call(channel=channel) as phone:
@@ -162,8 +162,8 @@ async def test_other_channels_are_echoed_by_the_echo_alone(autojump_clock: Clock
             phone.say("ping: 1")
             await trio.sleep(1.0)
             assert not channel.received
-            assert edge.transceivers[0].all_drops()[Drop.UNKNOWN_CHANNEL] == 1
-            assert edge.transceivers[0].channel_counts().messages_received == 1
+            assert edge.transceivers[0].totals.drops()[Drop.UNKNOWN_CHANNEL] == 1
+            assert edge.transceivers[0].totals.channels().messages_received == 1
 
 
 async def test_pipecats_chat_carries_events_and_pings(autojump_clock: Clock) -> None:
@@ -173,7 +173,7 @@ async def test_pipecats_chat_carries_events_and_pings(autojump_clock: Clock) -> 
             phone.say("ping: 1")
             phone.say('{"type": "client-ready", "label": "rtvi-ai"}')
             assert _types(await phone.told(1)) == ["client-ready"]  # and no session.created
-        assert edge.transceivers[0].all_drops()[Drop.UNKNOWN_CHANNEL] == 1
+        assert edge.transceivers[0].totals.drops()[Drop.UNKNOWN_CHANNEL] == 1
 
 
 async def test_sidebands_leave_room_for_the_client(autojump_clock: Clock) -> None:
@@ -204,6 +204,6 @@ async def test_a_flood_of_messages_is_dropped_and_counted(autojump_clock: Clock)
         for _ in range(flood):
             phone.say('{"type": "note"}')
         await trio.sleep(2.0)
-        dropped = edge.transceivers[0].all_drops()[Drop.RATE_LIMIT]
+        dropped = edge.transceivers[0].totals.drops()[Drop.RATE_LIMIT]
         assert 0 < dropped == flood - len(backend.heard)
         assert edge.transceivers[0].sessions == 1

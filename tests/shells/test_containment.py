@@ -82,7 +82,7 @@ class BreaksWhenCancelled:
 
 async def ended(edge: VirtualEdge, reason: EndReason) -> None:
     with trio.fail_after(2.0):
-        while not edge.transceivers[0].ended[reason]:
+        while not edge.transceivers[0].totals.ended[reason]:
             await trio.sleep(0.01)
 
 
@@ -116,7 +116,7 @@ async def test_a_backend_that_breaks_while_it_is_cancelled(autojump_clock: Clock
             else:
                 edge.transceiver_scopes[0].cancel()
             await trio.sleep(0.3)
-            assert service.ended.total() == 1
+            assert service.totals.ended.total() == 1
             assert service.sessions == 0
             assert phone.caller.closed
 

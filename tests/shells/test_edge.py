@@ -34,7 +34,7 @@ Clock = trio.testing.MockClock
 
 async def _ended(edge: VirtualEdge, reason: EndReason, *, within: float = 5.0) -> None:
     with trio.fail_after(within):
-        while not edge.transceivers[0].ended[reason]:
+        while not edge.transceivers[0].totals.ended[reason]:
             await trio.sleep(0.01)
 
 
@@ -46,8 +46,8 @@ async def _empty(edge: VirtualEdge) -> None:
         while edge.relay.statistics().flows or edge.relay.statistics().provisional_flows:
             await trio.sleep(0.1)
     for service in edge.transceivers:
-        assert not service._paths
-        assert not service._by_token
+        assert not service.roster.paths
+        assert not service.roster.by_token
     assert len(edge.registry._flows) == 0
 
 
@@ -168,7 +168,7 @@ async def test_hang_up_and_drain(autojump_clock: Clock) -> None:
         assert first.caller.closed
         assert not second.caller.closed
         await service.drain()
-        assert service.ended == {EndReason.HANGUP: 1, EndReason.SHUTDOWN: 1}
+        assert service.totals.ended == {EndReason.HANGUP: 1, EndReason.SHUTDOWN: 1}
         await trio.sleep(0.1)
         assert second.caller.closed
         with pytest.raises(Overloaded):
@@ -220,7 +220,7 @@ async def test_sessions_that_never_connect_end_by_themselves(autojump_clock: Clo
             with pytest.raises(Overloaded):
                 await service.open_call(phone.caller.offer.encode())
             await trio.sleep(2.1)
-            assert service.ended == {EndReason.NEVER_CONNECTED: 2}
+            assert service.totals.ended == {EndReason.NEVER_CONNECTED: 2}
             assert service.sessions == 1
 
 
@@ -313,7 +313,7 @@ async def test_only_what_is_authentic_moves_a_path_to_another_relay(
             other.send(path + b"\x80\x6f" + bytes(40), transceiver)
             await trio.sleep(0.003)
         await phone.heard(20)
-        assert edge.transceivers[0].all_drops()[Drop.BAD_AUTH] == 100
+        assert edge.transceivers[0].totals.drops()[Drop.BAD_AUTH] == 100
         assert other.unread == 0
 
 
@@ -339,7 +339,7 @@ async def test_what_is_authentic_lends_its_time_to_nothing_beside_it(
 
         monkeypatch.setattr(network, "transmit", follow)
         await phone.heard(50)
-        assert edge.transceivers[0].all_drops()[Drop.BAD_AUTH] >= 50
+        assert edge.transceivers[0].totals.drops()[Drop.BAD_AUTH] >= 50
         assert other.unread == 0
 
 
@@ -359,7 +359,7 @@ async def test_noise_is_neither_answered_nor_felt(autojump_clock: Clock) -> None
         assert noise.statistics().received == 0
         with trio.move_on_after(0.1):
             pytest.fail(f"answered {len(await noise.receive_batch())} datagrams")
-        drops = edge.transceivers[0].drops
+        drops = edge.transceivers[0].totals.dropped
         assert drops[Drop.UNKNOWN_RELAY] == 500
         assert not drops[Drop.BUG]
         assert not edge.relay.statistics().drops.get(Drop.BUG)

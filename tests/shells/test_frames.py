@@ -707,7 +707,7 @@ async def test_a_client_speaks_with_a_backend(autojump_clock: Clock, net: Virtua
         await one.heard(100)
         await two.heard(100)
         assert len(dialled.attempts) == 1
-        assert edge.transceivers[0].all_drops()[Drop.BUG] == 0
+        assert edge.transceivers[0].totals.drops()[Drop.BUG] == 0
 
 
 @pytest.mark.parametrize(
@@ -723,7 +723,7 @@ async def test_the_client_is_told_what_became_of_the_backend(
 
     async with whole_edge(net, brief) as (edge, _), edge.call():
         await trio.sleep(3.0)
-        assert edge.transceivers[0].ended == {reason: 1}
+        assert edge.transceivers[0].totals.ended == {reason: 1}
         assert edge.transceivers[0].sessions == 0
 
 
@@ -734,4 +734,4 @@ async def test_the_client_is_told_that_no_backend_is_there(
         dialled.up = False
         async with edge.call():
             await trio.sleep(7.0)
-            assert edge.transceivers[0].ended == {EndReason.BACKEND_FAILED: 1}
+            assert edge.transceivers[0].totals.ended == {EndReason.BACKEND_FAILED: 1}

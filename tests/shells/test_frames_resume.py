@@ -15,11 +15,18 @@ from trio.testing import MemoryReceiveStream, MemorySendStream
 
 from edge.backends.frames.backend import FramesBackend
 from edge.backends.frames.conversation import ANSWER_SECONDS, Patience
+from edge.backends.frames.opening import Left
 from edge.backends.frames.unplayed import REPORT_SECONDS
 from edge.backends.frames.wire import Kind, Open, Place, decode_open, encode_frame
-from edge.backends.protocol import BACKEND_RESTARTED, MAX_TOKEN_BYTES, Resumable, Resumed
+from edge.backends.protocol import (
+    BACKEND_RESTARTED,
+    MAX_RESUME_BYTES,
+    MAX_TOKEN_BYTES,
+    Resumable,
+    Resumed,
+)
 from edge.backends.server import BackendSession, Handler, Host, serve_connection
-from edge.errors import Drop
+from edge.errors import BackendFenced, Drop
 from tests.support.backend_line import PIECE, Client, Dialled, RawBackend, make_backend
 from tests.support.sweep import Cut, sweep
 
@@ -302,7 +309,8 @@ async def test_a_lesser_or_equal_epoch_is_refused(autojump_clock: Clock, epoch: 
         client = await here.first()
         heir = await here.heir(client, epoch=3)
         late = await here.heir(client, epoch=epoch)
-        assert await late.ended() == "the backend closed the session: fenced"
+        assert await late.ended() == "another transceiver serves this session there"
+        assert isinstance(late.error, BackendFenced)
         await say(heir, 5)
         await trio.sleep(0.1)
         assert len(heir.speaker.frames) == 5
@@ -395,7 +403,7 @@ async def test_a_backend_that_starts_again_is_told_and_so_is_the_client(
     async with world(remember, keep=0.0) as here:
         client = Client(await here.transceiver())
         changes: list[bytes] = []
-        client.conversation.watch(lambda: changes.append(client.conversation.resume_token()))
+        client.conversation.watch(lambda: changes.append(token_of(client)))
         here.nursery.start_soon(client.run)
         await trio.sleep(1.0)
         assert changes == [b"chapter two"]
@@ -403,13 +411,29 @@ async def test_a_backend_that_starts_again_is_told_and_so_is_the_client(
         heir = await here.heir(client, heard=RATE * 3)
         await trio.sleep(1.0)
         assert found[0].resumed is None
-        place = Place(epoch=2, played_ms=1_000, heard_ms=3_000, token=b"chapter two")
-        assert found[1].resumed == place
+        assert found[1].resumed == told(epoch=2, played_ms=1_000, heard_ms=3_000)
         assert heir.events.events == [RESTARTED]
         await here.cut(1)
         third = await here.heir(heir, epoch=3)  # what it said itself begins where it began
-        assert found[2].resumed == Place(epoch=3, played_ms=2_000, heard_ms=0, token=b"chapter two")
+        assert found[2].resumed == told(epoch=3, played_ms=2_000, heard_ms=0)
         assert len(third.speaker.heard) == 100 * len(PIECE)
+
+
+def told(*, epoch: int, played_ms: int, heard_ms: int) -> Place:
+    """The place in chapter two, before any event."""
+    return Place(
+        epoch=epoch,
+        played_ms=played_ms,
+        heard_ms=heard_ms,
+        token=b"chapter two",
+        heard_events=0,
+        said_events=0,
+    )
+
+
+def token_of(client: Client) -> bytes:
+    """The backend's token that would be left to the next transceiver."""
+    return Left.unpack(client.conversation.resume_token()).token
 
 
 async def raw_heir(nursery: trio.Nursery) -> tuple[Client, RawBackend, Open]:
@@ -472,7 +496,8 @@ async def test_a_token_is_bounded(autojump_clock: Clock, size: int) -> None:
         await raw.stream.send_all(encode_frame(Kind.TOKEN, 1, bytes(size)))
         await trio.sleep(0.1)
         kept = size <= MAX_TOKEN_BYTES
-        assert client.conversation.resume_token() == (bytes(size) if kept else b"\xff\0")
+        assert token_of(client) == (bytes(size) if kept else b"\xff\0")
+        assert len(client.conversation.resume_token()) <= MAX_RESUME_BYTES
         assert (client.outcome is None) is kept
         nursery.cancel_scope.cancel()
 

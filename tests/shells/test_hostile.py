@@ -29,7 +29,7 @@ Clock = trio.testing.MockClock
 
 def _session(edge: VirtualEdge, phone: Phone) -> Session:
     assert phone.call is not None
-    return edge.transceivers[0]._by_call[phone.call.call_id]
+    return edge.transceivers[0].roster.by_call[phone.call.call_id]
 
 
 # Tables that one client could fill for all.
@@ -52,7 +52,7 @@ async def test_one_call_from_many_addresses_holds_few_flows(autojump_clock: Cloc
         await trio.sleep(0.1)
         assert edge.relay.statistics().flows <= MAX_PATHS + 2
         assert len(edge.registry._flows) <= MAX_PATHS + 2
-        assert len(edge.transceivers[0]._paths) <= MAX_PATHS + 2
+        assert len(edge.transceivers[0].roster.paths) <= MAX_PATHS + 2
         await bystander.heard(20)
         await phone.heard(20)
     assert bystander.caller.journal.rejected == 0
@@ -116,8 +116,8 @@ async def test_ten_thousand_valid_packets_a_second_pile_nothing_up(
         for _ in range(30):
             _flood(phone, payload, 100, network, edge.public)
             await trio.sleep(0.01)
-            assert session._playout.queued <= 0.1 + 0.12
-            assert len(session._playout._frames) <= 50
+            assert session._sender.playout.queued <= 0.1 + 0.12
+            assert len(session._sender.playout._frames) <= 50
         # What comes back is audio in real time, whatever went in: at most a frame each 2.5 ms.
         assert session.peer.media.stream.packets - sent_before <= 0.5 / 0.0025
         assert session.drops()[Drop.LATE] > 2_000
@@ -132,12 +132,12 @@ async def test_g711_packets_without_or_with_too_much_audio_are_malformed(
         await phone.connected()
         offer = phone.caller.offer.encode().replace(b"SAVPF 111 0 8", b"SAVPF 0")
         opened = await edge.transceivers[0].open_call(offer)
-        session = edge.transceivers[0]._by_call[opened.call_id]
+        session = edge.transceivers[0].roster.by_call[opened.call_id]
         for payload in (b"", bytes(1_601)):
-            session._carry_out([AudioReceived(payload, 1, 0, False)])
+            session.receiver.carry_out([AudioReceived(payload, 1, 0, False)])
         assert session.drops()[Drop.MALFORMED] == 2
-        assert session._playout.queued == 0.0
-        session._carry_out([AudioReceived(bytes(1_600), 1, 0, False)])
+        assert session._sender.playout.queued == 0.0
+        session.receiver.carry_out([AudioReceived(bytes(1_600), 1, 0, False)])
         assert session.drops()[Drop.MALFORMED] == 2
         session.end(EndReason.HANGUP)
 

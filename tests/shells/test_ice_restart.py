@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from edge.errors import Drop, EndReason
-from edge.transceiver.service import IceRestart
+from edge.transceiver.answers import IceRestart
 from edge.webrtc.ice import FORMER_LIFETIME, IceCredentials
 from edge.wire.sdp_fragment import decode_fragment
 from tests.support.edge_net import Phone, VirtualEdge, open_edge
@@ -49,17 +49,17 @@ async def test_media_goes_on_through_a_restart(autojump_clock: Clock) -> None:
             assert service.ice_generation(phone.call.call_id) == (1, NEW.ufrag)
             assert phone.caller.journal.rejected == 0
             assert phone.caller.journal.received >= phone.caller.journal.sent - 5
-            assert service.drops[Drop.UNKNOWN_SESSION] == 0
-            assert len(service._by_token) == 2
+            assert service.totals.dropped[Drop.UNKNOWN_SESSION] == 0
+            assert len(service.roster.by_token) == 2
             again = restart(edge, phone)
             assert again.generation == 2
-            assert len(service._by_token) == 2, "two generations at most"
+            assert len(service.roster.by_token) == 2, "two generations at most"
             phone.hang_up()
             with trio.fail_after(5.0):
                 while service.sessions:
                     await trio.sleep(0.01)
-        assert not service._by_token
-        assert service.ended == {EndReason.PEER_CLOSED: 1}
+        assert not service.roster.by_token
+        assert service.totals.ended == {EndReason.PEER_CLOSED: 1}
 
 
 async def test_the_former_credentials_die(autojump_clock: Clock) -> None:
@@ -71,7 +71,7 @@ async def test_the_former_credentials_die(autojump_clock: Clock) -> None:
         await phone.heard(150)
         caller.offer, caller._answer = offer, answer  # as somebody who has only seen the former
         await trio.sleep(FORMER_LIFETIME + 1.0)
-        (session,) = service._by_call.values()
+        (session,) = service.roster.by_call.values()
         assert session.drops()[Drop.BAD_INTEGRITY] >= 1
 
 

@@ -65,7 +65,7 @@ async def led(
     """
     ear = Ear()
     async with open_edge(net, backend=backend, config=LIMITS) as edge, edge.call() as phone:
-        (session,) = edge.transceivers[0]._by_call.values()
+        (session,) = edge.transceivers[0].roster.by_call.values()
         with session.events.held(ear.send_event):
             with trio.fail_after(2.0):
                 await session._connected.wait()
@@ -73,11 +73,11 @@ async def led(
             began = trio.current_time()
             seconds = LEASHES[reason](edge, phone)
             with trio.fail_after(seconds + 1.0):
-                while not edge.transceivers[0].ended:
+                while not edge.transceivers[0].totals.ended:
                     await trio.sleep(0.01)
         assert trio.current_time() - began >= seconds - 0.5
         await trio.sleep(0.1)
-        assert edge.transceivers[0].ended == {reason: 1}
+        assert edge.transceivers[0].totals.ended == {reason: 1}
         assert phone.caller.closed, "the client's DTLS was closed"
     return ear.events
 

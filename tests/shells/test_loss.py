@@ -84,7 +84,7 @@ class Scene:
 
     @property
     def session(self) -> Session:
-        (session,) = self.edge.transceivers[0]._by_call.values()
+        (session,) = self.edge.transceivers[0].roster.by_call.values()
         return session
 
     @property
@@ -128,7 +128,7 @@ class Scene:
         assert trio.current_time() - self.ear.times[-1] <= FRAME
         assert self.ear.sizes == {960}
         assert self.most_buffered < MAX_PACKETS / 4  # 0.4 s and what the trouble was long
-        assert not self.edge.transceivers[0].ended
+        assert not self.edge.transceivers[0].totals.ended
 
 
 @asynccontextmanager
@@ -273,5 +273,5 @@ async def test_an_echo_is_not_late_for_ever_after_a_stall(autojump_clock: Clock)
         trips = phone.caller.journal.statistics(now=trio.current_time()).round_trips
         assert max(trips) > usual + 0.15
         assert max(trips[-50:]) <= usual + 0.01
-        drops = edge.transceivers[0].all_drops()
+        drops = edge.transceivers[0].totals.drops()
         assert 4 <= drops[Drop.LATE] <= 12

@@ -41,7 +41,7 @@ async def test_a_call_outlives_a_transceiver_that_is_gone(autojump_clock: Clock)
         assert mobility.custody.taken_over == 1
         edge.join_again(0)
         await phone.heard(50)
-        assert edge.transceivers[0].ended == {EndReason.FENCED: 1}
+        assert edge.transceivers[0].totals.ended == {EndReason.FENCED: 1}
         assert edge.transceivers[0].sessions == 0
 
 
@@ -53,7 +53,7 @@ async def test_a_drain_hands_the_call_over_without_a_gap(autojump_clock: Clock) 
     ):
         await settled(phone)
         await edge.transceivers[0].drain()
-        assert edge.transceivers[0].ended == {EndReason.MOVED: 1}
+        assert edge.transceivers[0].totals.ended == {EndReason.MOVED: 1}
         await phone.heard(100)
         statistics = phone.caller.journal.statistics(now=trio.current_time())
         assert statistics.missing == 0

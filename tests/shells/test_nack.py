@@ -66,7 +66,7 @@ class Scene:
 
     @property
     def session(self) -> Session:
-        (session,) = self.edge.transceivers[0]._by_call.values()
+        (session,) = self.edge.transceivers[0].roster.by_call.values()
         return session
 
     @property
@@ -165,4 +165,5 @@ async def test_the_edge_sends_again_what_its_client_asks_for(autojump_clock: Clo
         # The very same packets: those that the client has already are replays to it.
         assert scene.phone.caller.journal.duplicates == 2
         assert scene.phone.caller.journal.rejected == 0
-    assert scene.edge.transceivers[0].repairs() == told  # the session is over, what it did counts
+    totals = scene.edge.transceivers[0].totals
+    assert totals.repairs() == told  # the session is over, what it did counts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 from trio.testing import MockClock as Clock
@@ -17,7 +19,7 @@ NTP_EPOCH = 2_208_988_800
 
 def report_round_trip(phone: Phone, edge: VirtualEdge, seconds: float) -> None:
     """Send a receiver report on a sender report that is so old."""
-    (session,) = edge.transceivers[0]._by_call.values()
+    (session,) = edge.transceivers[0].roster.by_call.values()
     sent_at = trio.current_time() + UNIX_OFFSET + NTP_EPOCH - seconds
     last_sr = int(sent_at * 65536) & 0xFFFFFFFF
     block = ReportBlock(session.peer.media.stream.ssrc, 64, 0, 0, 0, last_sr, 0)
@@ -33,8 +35,10 @@ async def test_setups_and_round_trips_are_observed(autojump_clock: Clock) -> Non
         open_network(link=Link(latency=ONE_WAY / 2)) as network,
         open_edge(network) as edge,
     ):
-        edge.transceivers[0]._maker._observe_setup = setups.append
-        edge.transceivers[0]._maker._observe_quality = qualities.append
+        maker = edge.transceivers[0]._maker
+        maker._surroundings = replace(
+            maker._surroundings, observe_setup=setups.append, observe_quality=qualities.append
+        )
         async with edge.call() as phone:
             await phone.connected()
             # The check, our ClientHello, their flight, ours, and their Finished.

@@ -125,4 +125,4 @@ async def test_each_key_has_sessions_of_its_own(autojump_clock: Clock) -> None:
             await trio.sleep(1.5)  # none of them connects
             assert service.opener_of(first.call_id) is None
             await service.open_call(offer, opener=one)
-            assert service._per_key == {"anonymous": 1, "one": 1}
+            assert service.roster.per_key == {"anonymous": 1, "one": 1}

@@ -160,6 +160,7 @@ class Client:
         self.speaker = ListedSpeaker(rate=rate, played=played)
         self.events = ListedEvents()
         self.outcome: str | None = None
+        self.error: BackendError | None = None
         self.done = trio.Event()
         self.conversation: FramesConversation = backend.open(
             Call(name, FORMATS[audio], resumed=resumed), self.speaker, self.events
@@ -170,7 +171,7 @@ class Client:
             await self.conversation.run()
             self.outcome = "closed"
         except BackendError as error:
-            self.outcome = str(error)
+            self.outcome, self.error = str(error), error
         finally:
             self.done.set()
 

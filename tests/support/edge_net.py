@@ -27,10 +27,11 @@ from edge.registry.protocol import Registry, RelayRecord, TransceiverRecord
 from edge.relay import Relay
 from edge.routing import FlowTable
 from edge.token import TokenKey, TokenSealer
+from edge.transceiver.answers import OpenedCall
 from edge.transceiver.checkpoint import CheckpointKeys
-from edge.transceiver.maker import Environment
+from edge.transceiver.environment import Environment
 from edge.transceiver.mobility import Fleet
-from edge.transceiver.service import OpenedCall, Transceiver
+from edge.transceiver.service import Transceiver
 from edge.webrtc.certificate import DtlsCertificate
 from edge.webrtc.offload import MediaOffload
 from tests.support.net import Network, VirtualNetwork

@@ -17,6 +17,7 @@ from tests.support.ports import free_port
 from tests.support.processes import FLEET_SECRET, Edge, edge
 
 FLEET_ENV: Final = {"EDGE_REGISTRY_SECRET": FLEET_SECRET}
+_SESSIONS: Final = r"edge_sessions(?:\{[^}]*\})?"
 SERVE: Final = ("serve", "--http", "127.0.0.1:0", "--udp", "127.0.0.1:0")
 
 
@@ -34,7 +35,7 @@ async def wait_ready(http: str, *, seconds: float = 10.0) -> None:
 
 async def sessions(http: str) -> int:
     """How many sessions a transceiver says it has."""
-    return await metric(http, r"edge_sessions(?:\{[^}]*\})?")
+    return await metric(http, _SESSIONS)
 
 
 async def ended(http: str, reason: EndReason) -> int:
@@ -50,13 +51,18 @@ async def metric(http: str, pattern: str) -> int:
     return int(float(match[1]))
 
 
-async def wait_sessions(http: str, count: int, *, seconds: float = 5.0) -> None:
-    """Wait until a transceiver has exactly so many sessions."""
+async def wait_metric(http: str, pattern: str, value: int, *, seconds: float = 5.0) -> None:
+    """Wait until a metric is exactly this."""
     found = -1
     with trio.move_on_after(seconds):
-        while (found := await sessions(http)) != count:
+        while (found := await metric(http, pattern)) != value:
             await trio.sleep(0.05)
-    assert found == count
+    assert found == value
+
+
+async def wait_sessions(http: str, count: int, *, seconds: float = 5.0) -> None:
+    """Wait until a transceiver has exactly so many sessions."""
+    await wait_metric(http, _SESSIONS, count, seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True)

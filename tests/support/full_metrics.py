@@ -23,15 +23,12 @@ from edge.transceiver.losses import Losses
 from edge.webrtc.nack import Repair
 
 
-class Sessions:
+class Totals:
     def __init__(self) -> None:
         self.opened = 5
         self.ended = Counter({EndReason.HANGUP: 2})
-        self.sessions = 3
-        self.draining = False
-        self.admission = Admission(max_sessions=4, max_load=0.8, max_lag_seconds=0.05)
 
-    def all_drops(self) -> Mapping[Drop, int]:
+    def drops(self) -> Mapping[Drop, int]:
         return {Drop.REPLAY: 4}
 
     def losses(self) -> Losses:
@@ -40,7 +37,7 @@ class Sessions:
     def repairs(self) -> Mapping[Repair, int]:
         return {Repair.ASKED: 11, Repair.RECOVERED: 9}
 
-    def channel_counts(self) -> ChannelCounts:
+    def channels(self) -> ChannelCounts:
         return ChannelCounts(
             opened=8,
             closed=6,
@@ -50,11 +47,19 @@ class Sessions:
             bytes_sent=1600,
         )
 
-    def custody_counts(self) -> CustodyCounts:
-        return CustodyCounts(stored=71, failed=2, taken_over=3, lost=1)
-
     def longest_delay(self) -> tuple[float, float]:
         return 0.08, 0.06
+
+
+class Sessions:
+    def __init__(self) -> None:
+        self.sessions = 3
+        self.draining = False
+        self.admission = Admission(max_sessions=4, max_load=0.8, max_lag_seconds=0.05)
+        self.totals = Totals()
+
+    def custody_counts(self) -> CustodyCounts:
+        return CustodyCounts(stored=71, failed=2, taken_over=3, lost=1)
 
 
 class Http:

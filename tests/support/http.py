@@ -23,9 +23,9 @@ from edge.registry.protocol import Slot, TransceiverRecord
 from edge.registry.sessions import Claim
 from edge.signaling import Fleet, create_app
 from edge.transceiver.admission import Opener
+from edge.transceiver.answers import IceRestart
 from edge.transceiver.dialect import Dialect
 from edge.transceiver.events import EventChannel, Holder
-from edge.transceiver.service import IceRestart
 from edge.webrtc.ice import IceCredentials
 
 SECRET = "a fleet secret that is long enough"

@@ -1,6 +1,6 @@
 """Two peers from one snapshot, one of which lends to a real ``Plane``: what both do must be equal.
 
-The lent one is served as ``transceiver.service`` serves a session, over loopback sockets.
+The lent one is served as ``transceiver.dispatch`` serves a session, over loopback sockets.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from edge.address import parse_address
+from edge.app.listeners import plan_listeners
 from edge.cli import CANCEL_SECONDS, DRAIN_GRACE_SECONDS
 from edge.config import Config
 from edge.config_load import load_config
@@ -42,6 +44,7 @@ def problems(manifests: Sequence[Manifest], folder: Path) -> Iterator[str]:
         if not workload.selector.fits(workload.template.metadata.labels):
             yield f"{title}: its selector is not of its own pods"
         yield from (f"{title}: {what}" for what in _pod_problems(workload.template, folder))
+        yield from (f"{title}: {what}" for what in _heir_problems(workload))
     for manifest in manifests:
         yield from (f"{manifest.title}: {what}" for what in _fit(manifest, manifests, pods))
 
@@ -101,6 +104,16 @@ def _autoscaler_problems(manifest: Manifest, manifests: Sequence[Manifest]) -> I
     yield from (f"no metric {n}" for n in _values(manifest.spec, "metric") if n not in FAMILIES)
 
 
+def _heir_problems(workload: Workload) -> Iterator[str]:
+    """A transceiver that goes needs another one that takes its calls."""
+    (container, *_) = workload.template.spec.containers
+    update = workload.strategy.rolling_update
+    if container.name != "transceiver":
+        return
+    if workload.replicas == 1 or (update.max_unavailable, update.max_surge) != (0, 1):
+        yield "nobody is there to take the calls of one that goes"
+
+
 def _pod_problems(pod: Pod, folder: Path) -> Iterator[str]:
     if not pod.spec.security_context.run_as_non_root or pod.spec.automount_service_account_token:
         yield "more rights than it needs"
@@ -110,6 +123,8 @@ def _pod_problems(pod: Pod, folder: Path) -> Iterator[str]:
             yield "more rights than it needs"
         if container.name in ("relay", "transceiver"):
             yield from _edge_problems(pod, container, folder)
+        elif container.name == "redis" and "noeviction" not in container.args:
+            yield "it evicts the leases of who lives"
 
 
 def _edge_problems(pod: Pod, container: Container, folder: Path) -> Iterator[str]:
@@ -119,14 +134,11 @@ def _edge_problems(pod: Pod, container: Container, folder: Path) -> Iterator[str
     except ConfigError as error:
         yield str(error)
         return
-    bound = {"http": config.http.bind, "media": config.transceiver.bind}
-    if role == "relay":
-        bound |= {"media": config.relay.bind, "internal": config.relay.internal_bind}
-    for name, address in bound.items():
-        if not any(
-            p.name == name and address.endswith(f":{p.container_port}") for p in container.ports
-        ):
-            yield f"port {name} is not {address}"
+    bound = dict(_relay_ports(config) if role == "relay" else _transceiver_ports(config))
+    declared = {port.name: (port.protocol, port.container_port) for port in container.ports}
+    for name in sorted({**bound, **declared}):
+        if bound.get(name) != declared.get(name):
+            yield f"port {name} is {declared.get(name)}, not {bound.get(name)}"
     paths = [
         p.http_get.path for p in (container.liveness_probe, container.readiness_probe) if p.http_get
     ]
@@ -135,6 +147,20 @@ def _edge_problems(pod: Pod, container: Container, folder: Path) -> Iterator[str
     pause = container.lifecycle.pre_stop.sleep.seconds if container.lifecycle else 0
     if pod.spec.termination_grace_period_seconds < pause + _leaving_seconds(config):
         yield "it is killed before it has drained"
+
+
+def _transceiver_ports(config: Config) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Names of the ports that a process binds, with protocol and number."""
+    yield "http", ("TCP", parse_address(config.http.bind)[1])
+    yield "media", ("UDP", parse_address(config.transceiver.bind)[1])
+
+
+def _relay_ports(config: Config) -> Iterator[tuple[str, tuple[str, int]]]:
+    yield "http", ("TCP", parse_address(config.http.bind)[1])
+    for number, plan in enumerate(plan_listeners(config.relay), start=1):
+        name = "media" if plan.transport == "udp" else "media-tcp"
+        yield name, (plan.transport.upper(), plan.bind[1])
+        yield f"internal-{number}" if number > 1 else "internal", ("UDP", plan.internal[1])
 
 
 def _leaving_seconds(config: Config) -> float:

@@ -113,10 +113,21 @@ class Pod(_Camel):
     spec: PodSpec
 
 
+class RollingUpdate(msgspec.Struct, frozen=True, rename="camel"):
+    max_surge: int | str = "25%"
+    max_unavailable: int | str = "25%"
+
+
+class Strategy(msgspec.Struct, frozen=True, rename="camel"):
+    type: str = "RollingUpdate"
+    rolling_update: RollingUpdate = RollingUpdate()
+
+
 class Workload(_Camel):
     selector: Selector
     template: Pod
     replicas: int | None = None
+    strategy: Strategy = Strategy()
 
 
 class ServicePort(_Camel):

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from socket import socket as Socket
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
@@ -41,6 +41,35 @@ class Link:
     """Reordered datagrams take up to four latencies more and may be overtaken."""
     held_until: float = 0.0
     """Nothing arrives before this time on Trio's clock: a stall, after which all comes at once."""
+
+    @property
+    def random(self) -> bool:
+        """Whether a datagram's fate is a matter of chance; most links of the tests are not."""
+        return bool(self.jitter or self.loss or self.duplicate or self.reorder)
+
+    def fate(self, seed: str) -> Fate:
+        """Throw the dice for one datagram."""
+        dice = random.Random(seed)
+        return Fate(
+            lost=dice.random() < self.loss,
+            doubled=dice.random() < self.duplicate,
+            overtaken=dice.random() < self.reorder,
+            delay=dice.random() * self.jitter,
+            later=dice.random() * 4 * self.latency,
+        )
+
+
+class Fate(NamedTuple):
+    """What becomes of one datagram; times in seconds."""
+
+    lost: bool = False
+    doubled: bool = False
+    overtaken: bool = False
+    delay: float = 0.0
+    later: float = 0.0
+
+
+_SURE: Final = Fate()
 
 
 class Network(Protocol):
@@ -101,23 +130,19 @@ class VirtualNetwork:
         link = self._links.get(flow, self._default)
         index = self._sent[flow]
         self._sent[flow] += 1
-        fate = random.Random(f"{self._seed} {flow} {index}")
-        lost, doubled, overtaken = (
-            fate.random() < chance for chance in (link.loss, link.duplicate, link.reorder)
-        )
-        delay = link.latency + fate.random() * link.jitter
-        later = fate.random() * 4 * link.latency
-        if lost or not self.isolated.isdisjoint(flow):
+        fate = link.fate(f"{self._seed} {flow} {index}") if link.random else _SURE
+        if fate.lost or not self.isolated.isdisjoint(flow):
             return
-        due = max(trio.current_time() + delay, link.held_until)
-        if overtaken:
-            due += later
+        due = max(trio.current_time() + link.latency + fate.delay, link.held_until)
+        if fate.overtaken:
+            due += fate.later
         else:
             due = self._latest[flow] = max(due, self._latest.get(flow, due))
-        for copy in range(1 + doubled):
-            entry = due + copy * later, next(self._order), data, source, destination
+        if not self._in_flight or due < self._in_flight[0][0]:
+            self._changed.set()
+        for copy in range(1 + fate.doubled):
+            entry = due + copy * fate.later, next(self._order), data, source, destination
             heapq.heappush(self._in_flight, entry)
-        self._changed.set()
 
     def _deliver(self) -> None:
         _, _, data, source, destination = heapq.heappop(self._in_flight)

@@ -1,12 +1,15 @@
-"""A transceiver's way to its registry, which a test may cut."""
+"""A transceiver's way to its registry, which a test may cut, or stop somebody on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from edge.registry.memory import MemoryRegistry
 from edge.registry.protocol import RegistryUnavailable, Slot, TransceiverRecord
 from edge.registry.sessions import Claim, Lead, SessionBook, StoredCheckpoint, StoreOutcome
+
+Happens = Callable[[], Awaitable[None]]
 
 
 class Severed:
@@ -14,6 +17,12 @@ class Severed:
 
     def __init__(self, registry: MemoryRegistry) -> None:
         self.cut = False
+        self.closed = False
+        """Claims and checkpoints alone do not come through, as if that were so for everybody."""
+        self.before: dict[str, Happens] = {}
+        """What happens, once, on the way to a method of this name."""
+        self.after: dict[str, Happens] = {}
+        """The same on the way back."""
         self._registry = registry
         self._book: SessionBook = registry.sessions
 
@@ -26,36 +35,47 @@ class Severed:
         await self._registry.remove_transceiver(slot)
 
     async def claim(self, wanted: Claim, *, anew: bool = False) -> Claim | None:
-        self._check()
-        return await self._book.claim(wanted, anew=anew)
+        async with self._way("claim"):
+            return await self._book.claim(wanted, anew=anew)
 
     async def owner_of(self, session: str) -> Claim | None:
-        self._check()
-        return await self._book.owner_of(session)
+        async with self._way("owner_of"):
+            return await self._book.owner_of(session)
 
     async def owners_of(self, sessions: Sequence[str]) -> Sequence[Claim | None]:
-        self._check()
-        return await self._book.owners_of(sessions)
+        async with self._way("owners_of"):
+            return await self._book.owners_of(sessions)
 
     async def store(self, claim: Claim, serial: int, sealed: bytes) -> StoreOutcome:
-        self._check()
-        return await self._book.store(claim, serial, sealed)
+        async with self._way("store"):
+            return await self._book.store(claim, serial, sealed)
 
     async def load(self, claim: Claim) -> StoredCheckpoint | None:
-        self._check()
-        return await self._book.load(claim)
+        async with self._way("load"):
+            return await self._book.load(claim)
 
     async def forget(self, claim: Claim) -> None:
-        self._check()
-        await self._book.forget(claim)
+        async with self._way("forget"):
+            await self._book.forget(claim)
 
     def save_leads(self, session: str, leads: Sequence[Lead]) -> None:
-        if not self.cut:
+        if not (self.cut or self.closed):
             self._book.save_leads(session, leads)
 
     async def find_session(self, lead: Lead) -> str | None:
+        async with self._way("find_session"):
+            return await self._book.find_session(lead)
+
+    @asynccontextmanager
+    async def _way(self, name: str) -> AsyncIterator[None]:
+        if name in self.before:
+            await self.before.pop(name)()
         self._check()
-        return await self._book.find_session(lead)
+        if self.closed:
+            raise RegistryUnavailable
+        yield
+        if name in self.after:
+            await self.after.pop(name)()
 
     def _check(self) -> None:
         if self.cut:

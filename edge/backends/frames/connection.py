@@ -87,16 +87,21 @@ class Outgoing:
             self.drops[Drop.QUEUE_FULL] += 1
         self._enqueue()
 
-    def add_control(self, kind: Kind, payload: bytes = b"") -> None:
-        """Queue a frame that waits for no window."""
+    def waiting(self, kind: Kind) -> int:
+        """How many control frames of this kind wait."""
+        return self._waiting[kind]
+
+    def add_control(self, kind: Kind, payload: bytes = b"") -> bool:
+        """Queue a frame that waits for no window; False, and counted, when there is no room."""
         size = self._waiting_bytes + len(payload)
         if self._waiting[kind] >= MAX_WAITING or size > MAX_WAITING_BYTES:
             self.drops[Drop.QUEUE_FULL] += 1
-            return
+            return False
         self._waiting[kind] += 1
         self._waiting_bytes = size
         self._control.append((kind, payload))
         self._enqueue()
+        return True
 
     def grant(self, milliseconds: int) -> None:
         """Tell the backend its window; of several that wait only the last one counts."""

@@ -42,7 +42,7 @@ from edge.backends.protocol import (
     EventSink,
     Speaker,
 )
-from edge.errors import BackendError, Drop, RemoteProtocolError
+from edge.errors import BackendError, BackendFenced, Drop, RemoteProtocolError
 
 QUEUE_SECONDS: Final = 1.0
 """Audio that may wait for a backend that does not take it; the oldest is dropped beyond it."""
@@ -50,6 +50,9 @@ PIECE_SECONDS: Final = 0.02
 """What comes in longer pieces is played in these; Opus packets stay whole."""
 ANSWER_SECONDS: Final = 2.0
 """A backend that has said nothing for so long does not go on with a session."""
+
+EVENTS_SECONDS: Final = 1.0
+"""An event of the backend's is in a checkpoint so much later, and not sent twice from then on."""
 
 log = structlog.get_logger()
 
@@ -95,6 +98,7 @@ class FramesConversation:
         self._answered = trio.Event()
         self._moved = False
         self._changed: Callable[[], None] = lambda: None
+        self._untold = trio.Event()  # set when events were said that no token tells of
         self._over = trio.CancelScope()
         self._reason: CloseReason | None = None
 
@@ -113,16 +117,18 @@ class FramesConversation:
             self.drops[Drop.MALFORMED] += 1
         elif self._moved:
             self.drops[Drop.NOT_READY] += 1
-        else:
-            self._outgoing.add_control(Kind.EVENT, event)
+        elif self._outgoing.add_control(Kind.EVENT, event):
+            self._openings.heard_events += 1
 
     def watch(self, changed: Callable[[], None]) -> None:
         """See ``Resumable``."""
         self._changed = changed
 
     def resume_token(self) -> bytes:
-        """Give what the backend wants to be kept for it."""
-        return self._openings.token
+        """Give what the backend wants to be kept for it, and how many events there were."""
+        if self._untold.is_set():
+            self._untold = trio.Event()
+        return self._openings.left()
 
     def move(self) -> None:
         """Have the backend wait for another transceiver; ``run`` only waits to be cancelled."""
@@ -132,7 +138,8 @@ class FramesConversation:
     async def run(self) -> None:
         """Open the session and serve it until it is closed.
 
-        Raises BackendError when the backend can not be reached, fails, or is lost.
+        Raises BackendFenced when another transceiver has the session there, BackendError when the
+        backend can not be reached, fails, or is lost.
         """
         try:
             reason = await self._serve()
@@ -141,6 +148,8 @@ class FramesConversation:
                 raise
         if self._moved:
             await trio.sleep_forever()
+        if reason is CloseReason.FENCED:
+            raise BackendFenced("another transceiver serves this session there")
         if reason is not CloseReason.DONE:
             raise BackendError(f"the backend closed the session: {reason}")
 
@@ -184,7 +193,9 @@ class FramesConversation:
             session = link.open(self, self._outgoing, self._opening())
             try:
                 await self._await_answer()
-                await self._grant_windows()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._tell_of_events)
+                    await self._grant_windows()
             finally:
                 link.forget(session)
                 if self._reason is None and self._outgoing.attached:  # the session is over here
@@ -194,7 +205,8 @@ class FramesConversation:
 
     def _opening(self) -> bytes:
         window_ms = self._allowance.begin(queued=self._speaker.queued)
-        opening = self._openings.next(self._speaker, window_ms)
+        waiting = self._outgoing.waiting(Kind.EVENT)
+        opening = self._openings.next(self._speaker, window_ms, waiting=waiting)
         self._awaits_answer = self._openings.again
         self._answered = trio.Event()
         return opening
@@ -219,6 +231,15 @@ class FramesConversation:
             await self._speaker.wait_queued_below(self._allowance.half)
             self._outgoing.grant(self._allowance.widen(queued=self._speaker.queued))
 
+    async def _tell_of_events(self) -> None:
+        """Have those that the backend sent written down a little later, if nothing else does."""
+        while True:
+            await self._untold.wait()
+            await trio.sleep(EVENTS_SECONDS)
+            if self._untold.is_set():
+                self._untold = trio.Event()
+                self._changed()
+
     def _receive(self, frame: Frame) -> None:
         if self._awaits_answer:
             self._take_answer(frame.kind)
@@ -228,6 +249,8 @@ class FramesConversation:
                 self._speak(payload)
             case Kind.EVENT:
                 self._events.send_event(decode_event(payload))
+                self._openings.said_events += 1
+                self._untold.set()
             case Kind.FLUSH:
                 self._answer(self._speaker.flush())
             case Kind.PAUSE:

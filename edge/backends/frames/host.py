@@ -35,7 +35,14 @@ class Hosted:
         self.rank = rank_of(opened)
         self.number = number
         self.wire: Wire | None = wire
+        self.former: Wire | None = None
+        """Where it was before, which may still bring events that were passed on there."""
         self.done = False
+
+    def expects(self, wire: Wire) -> bool:
+        """Whether anything that comes there is its own."""
+        owed = self.session.received_events.owed
+        return self.wire is wire or (self.former is wire and owed > 0)
 
     def end(self) -> None:
         """It is over on the other side: nothing is to be said there."""
@@ -88,7 +95,7 @@ class Host:
         """Keep it: its connection is lost, or its transceiver says that another takes it up."""
         hosted.joining.cancel()
         hosted.session.leave()
-        hosted.wire = None
+        hosted.former, hosted.wire = hosted.wire or hosted.former, None
         hosted.scope.deadline = trio.current_time() + self._keep_seconds
 
     def _take_up(self, hosted: Hosted, opened: Open, place: Place, number: int, wire: Wire) -> None:

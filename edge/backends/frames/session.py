@@ -2,7 +2,7 @@
 
 It outlives its connection for a while: another transceiver, or the same one on another connection,
 may take it up again. What the client has not heard yet is then said again, and what was asked is
-asked again; whoever waits for either waits on.
+asked again; whoever waits for either waits on. Events are told and taken once, see ``tally``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Final, Protocol
 
 import msgspec
 import trio
+from msgspec import UNSET
 
 from edge.backends.frames.questions import Question, Questions
+from edge.backends.frames.tally import ReceivedEvents, SentEvents
 from edge.backends.frames.unplayed import REPORT_SECONDS, Piece, Unplayed
 from edge.backends.frames.wire import (
     FORMATS,
@@ -71,6 +73,9 @@ class BackendSession:
         """Over 1 when the transceiver had the call open on a connection that was lost."""
         self.dropped = 0
         """Frames that could not be used, or came faster than they were taken."""
+        heard_events, said_events = _event_counts(self.resumed) or (0, 0)
+        self.received_events = ReceivedEvents(heard_events)
+        self.sent_events = SentEvents(said_events)
         self._number = number
         self._wire: Wire | None = wire
         self._joined = trio.Event()
@@ -90,6 +95,7 @@ class BackendSession:
         self._token = self.resumed.token if self.resumed else b""
         self._unplayed = Unplayed(self._format, self._samples(_next_ms(self.resumed)))
         self._again: deque[Piece] = deque()  # to be said before anything else
+        self._again_events: list[bytes] = []
         self._questions = Questions()
 
     @property
@@ -160,8 +166,13 @@ class BackendSession:
         return decode_quality(await self._ask(Kind.QUALITY))
 
     async def send_event(self, event: Mapping[str, object]) -> None:
-        """Send a JSON event to the client."""
-        await self._send(Kind.EVENT, msgspec.json.encode(event))
+        """Send a JSON event to the client.
+
+        Where the session moves without a plan the client may get it twice: the same bytes.
+        """
+        payload = msgspec.json.encode(event)
+        while not await self._send_event(payload):
+            pass
 
     async def keep(self, token: bytes) -> None:
         """Leave something, MAX_TOKEN_BYTES at most, to a backend that must start again.
@@ -192,11 +203,8 @@ class BackendSession:
             case Kind.AUDIO:
                 self._add(frame.payload, audio_samples(self._format, frame.payload))
             case Kind.EVENT:
-                self._events.append(msgspec.json.decode(decode_event(frame.payload), type=Event))
-                if len(self._events) > MAX_EVENTS:
-                    self._events.popleft()
-                    self.dropped += 1
-                self._arrived.set()
+                if self.received_events.take(frame.payload, now=trio.current_time()):
+                    self._add_event(frame.payload)
             case Kind.WINDOW:
                 self._may_say = self._samples(decode_milliseconds(frame.payload))
                 self._wider.set()
@@ -209,6 +217,14 @@ class BackendSession:
                 self.dropped += 1
 
     # From one connection to the next
+
+    def receive_owed(self, frame: Frame) -> None:
+        """Take a frame that comes from the former transceiver: an event the present one counts.
+
+        Raises RemoteProtocolError for a malformed one.
+        """
+        if frame.kind == Kind.EVENT and self.received_events.take_owed():
+            self._add_event(frame.payload)
 
     def leave(self) -> None:
         """The connection is lost, or the transceiver waits for another to take the session up."""
@@ -225,6 +241,7 @@ class BackendSession:
         self._said, self._may_say = 0, self._samples(opened.window_ms)
         self._heard, self._window = -self._waiting, self._ahead - self._waiting
         now = trio.current_time()
+        self._again_events = self._recount(place, now)
         position = self._samples(_next_ms(place))
         if not place.exact:
             position = max(position, self._unplayed.guess(now=now))
@@ -243,6 +260,16 @@ class BackendSession:
         self._joined.set()
         await self._say_again()
 
+    def _recount(self, place: Place, now: float) -> list[bytes]:
+        """Count events as the transceiver does; returns those to be sent again."""
+        counts = _event_counts(place)
+        if counts is None:
+            self.received_events, self.sent_events = ReceivedEvents(), SentEvents()
+            return []
+        heard, said = counts
+        self.received_events.resume(heard, now=now)
+        return self.sent_events.resume(said)
+
     async def _introduce(self, place: Place, wire: Wire) -> None:
         if self._paused and Kind.PAUSE not in self._questions:
             self._questions.add(Question(Kind.PAUSE), None)
@@ -250,6 +277,7 @@ class BackendSession:
         frames = [(Kind.RESUMED, b""), (Kind.WINDOW, window)]
         if self._token != place.token:
             frames.append((Kind.TOKEN, self._token))
+        frames += [(Kind.EVENT, event) for event in self._again_events]
         for kind, payload in frames:
             await wire.send(encode_frame(kind, self._number, payload))
         while (question := self._questions.next_not_asked_on(wire)) is not None:
@@ -297,6 +325,13 @@ class BackendSession:
         else:
             self._unplayed.note(position, now=now)
 
+    def _add_event(self, payload: bytes) -> None:
+        self._events.append(msgspec.json.decode(decode_event(payload), type=Event))
+        if len(self._events) > MAX_EVENTS:
+            self._events.popleft()
+            self.dropped += 1
+        self._arrived.set()
+
     def _add(self, audio: bytes, samples: int) -> None:
         self._audio.append((audio, samples))
         self._waiting += samples
@@ -315,6 +350,22 @@ class BackendSession:
         while self._wire is None:
             await self._joined.wait()
         await self._wire.send(encode_frame(kind, self._number, payload))
+
+    async def _send_event(self, event: bytes) -> bool:
+        """Send it; False when the session has gone on elsewhere before its turn came."""
+        while (wire := self._wire) is None:
+            await self._joined.wait()
+        sent: list[bytes] = []
+
+        def note() -> None:
+            if wire is self._wire:
+                self.sent_events.add(event)
+                sent.append(event)
+
+        await wire.send(encode_frame(Kind.EVENT, self._number, event), before=note)
+        if not sent:  # the connection is lost, or the session has left it
+            note()
+        return bool(sent)
 
     async def _ask_played(self, kind: Kind) -> int:
         return decode_milliseconds(await self._ask(kind))
@@ -337,6 +388,13 @@ class BackendSession:
 
     def _samples(self, milliseconds: int) -> int:
         return milliseconds * self.rate // 1000
+
+
+def _event_counts(place: Place | None) -> tuple[int, int] | None:
+    """Events that the transceiver knows of: those it passed on to us, and those it took."""
+    if place is None or place.heard_events is UNSET or place.said_events is UNSET:
+        return None
+    return place.heard_events, place.said_events
 
 
 def _next_ms(place: Place | None) -> int:

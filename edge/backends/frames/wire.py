@@ -28,6 +28,7 @@ MAX_SESSION: Final = 2**32 - 1
 
 _HEADER: Final = struct.Struct("!IBI")
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _MILLISECONDS: Final = struct.Struct("!I")
 
 FORMATS: Final = {
@@ -105,6 +106,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing was played or heard since; otherwise the counts may be some seconds old."""
     token: Annotated[bytes, msgspec.Meta(max_length=MAX_TOKEN_BYTES)] = b""
     """The payload of the session's last ``token`` frame; base64 in JSON."""
+    heard_events: _Count | msgspec.UnsetType = msgspec.UNSET
+    """Events that were passed to the backend since the call began; not there: not known."""
+    said_events: _Count | msgspec.UnsetType = msgspec.UNSET
+    """Events that the backend sent."""
 
     def __repr__(self) -> str:
         return f"Place(epoch={self.epoch}, played_ms={self.played_ms}, exact={self.exact})"
