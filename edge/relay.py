@@ -20,60 +20,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from itertools import count
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 import structlog
 import trio
 
-from edge.address import Address, format_address
+from edge.address import Address
 from edge.errors import Drop, RemoteProtocolError
 from edge.forwarder.protocol import FIRST_PEER, Forwarder, Raised
 from edge.lookup import Lookups, Outcome
-from edge.registry.protocol import (
-    FlowRecord,
-    Registry,
-    RegistryUnavailable,
-    RelayListener,
-    RelayRecord,
-    Slot,
-    TransceiverRecord,
-)
-from edge.rendezvous import weigh
-from edge.routing import FlowTable, Heir
+from edge.registry.protocol import FlowRecord, Registry, RegistryUnavailable, Slot
+from edge.relay_hops import Fleet, Hops
+from edge.routing import FlowTable
 from edge.token import TokenSealer
 from edge.wire.spp import Path, decode_give, decode_path
 from edge.wire.stun import MessageClass, peek, peek_username
 
 HOUSEKEEPING_SECONDS: Final = 0.5
-HASHES_A_STEP: Final = 1_024
-"""Of a walk over the flows of a hop that is gone, each a microsecond or two."""
 LOOKUP_TASKS: Final = 8
 LOOKUP_TIMEOUT: Final = 1.0  # seconds
 
 log = structlog.get_logger()
-
-
-class Fleet(Protocol):
-    """What a relay must know of the others, at once and without asking anybody."""
-
-    @property
-    def transceivers(self) -> Sequence[TransceiverRecord]:
-        """The living transceivers of our cluster."""
-
-    @property
-    def relays(self) -> Sequence[RelayRecord]:
-        """The living relays of all clusters."""
-
-    def watch(self, changed: Callable[[], None]) -> AbstractContextManager[None]:
-        """Have ``changed`` called now and whenever somebody has come, moved or gone."""
-
-    def hint_stale(self) -> None:
-        """Ask for an early refresh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +58,6 @@ class RelayStatistics:
     provisional_flows: int
     waiting_lookups: int
     drops: Mapping[Drop, int]
-
-
-class _Hop(NamedTuple):
-    """What the forwarder is told of a hop."""
-
-    address: Address
-    group: int
-    public: Address | None
 
 
 class Relay:
@@ -131,21 +92,17 @@ class Relay:
         self._unix = unix
         self._drops: Counter[Drop] = Counter()
         self._lookups = Lookups(self._restore, per_second=lookups_per_second, clock=clock)
-        self._hops: dict[int, _Hop] = {}
-        self._peers = _Peers(cluster)
-        self._heirs: tuple[int, ...] = ()
-        self._gone: set[int] = set()
-        self._met = trio.Event()
+        self._hops = Hops(forwarder, fleet, cluster)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Forward until cancelled."""
         try:
-            with self._fleet.watch(self._meet):
+            with self._fleet.watch(self._hops.meet):
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._forwarder.run)
                     nursery.start_soon(self._serve)
                     nursery.start_soon(self._keep_house)
-                    nursery.start_soon(self._bury_the_gone)
+                    nursery.start_soon(self._hops.bury, self._flows)
                     for _ in range(LOOKUP_TASKS):
                         nursery.start_soon(self._lookups.serve)
                     task_status.started()
@@ -187,7 +144,7 @@ class Relay:
 
     def _route(self, raised: Raised, now: float) -> Drop | None:
         path, payload, sender = raised
-        if sender and sender not in self._hops:  # it went while this waited
+        if sender and sender not in self._hops.known:  # it went while this waited
             return Drop.UNKNOWN_SLOT
         if not payload:
             return self._given_back(raised, now)
@@ -213,7 +170,7 @@ class Relay:
         elif decode_path(path)[1] != self._public:
             return Drop.LOOP
         else:
-            hop = self._peers.choose(token.cluster, path)
+            hop = self._hops.peers.choose(token.cluster, path)
         if not hop:
             self._fleet.hint_stale()
             return Drop.UNKNOWN_SLOT
@@ -223,16 +180,16 @@ class Relay:
 
     def _server(self, path: Path, slot: int) -> int:
         """Find who is asked instead of a slot that is gone: the flow's owner, or its heir."""
-        if slot in self._hops:
+        if slot in self._hops.known:
             return slot
         self._fleet.hint_stale()
         entry = self._flows.lookup(path)
-        if entry is not None and entry.owner not in self._hops and entry.owner < FIRST_PEER:
-            self._flows.drop_hop_of(path, entry.owner, self._heir)
+        if entry is not None and entry.owner not in self._hops.known and entry.owner < FIRST_PEER:
+            self._flows.drop_hop_of(path, entry.owner, self._hops.heir)
             entry = self._flows.lookup(path)
-        if entry is not None and entry.owner in self._hops and entry.owner < FIRST_PEER:
+        if entry is not None and entry.owner in self._hops.known and entry.owner < FIRST_PEER:
             return entry.owner
-        return self._heir(path)
+        return self._hops.heir(path)
 
     def _response(
         self, raised: Raised, message_class: MessageClass, transaction_id: bytes, now: float
@@ -266,7 +223,7 @@ class Relay:
         path, _, sender = raised
         if sender >= FIRST_PEER:
             return Drop.NOT_OWNER
-        if slot not in self._hops:
+        if slot not in self._hops.known:
             self._fleet.hint_stale()
             return Drop.UNKNOWN_SLOT
         drop = self._flows.give(path, sender, slot, now=now)
@@ -318,133 +275,18 @@ class Relay:
 
     def _hop_of(self, record: FlowRecord, path: Path) -> int:
         if record.cluster == self._cluster:
-            return record.slot if record.slot in self._hops else self._heir(path)
-        return self._peers.choose(record.cluster, path) if record.public == self._public else 0
+            return record.slot if record.slot in self._hops.known else self._hops.heir(path)
+        return self._hops.peers.choose(record.cluster, path) if record.public == self._public else 0
 
     def _save(self, path: Path, hop: int) -> None:
         client, proxy = decode_path(path)
         cluster, slot = self._cluster, Slot(hop)
         if hop >= FIRST_PEER:
-            cluster, slot = self._peers.cluster_of(hop), Slot(0)
+            cluster, slot = self._hops.peers.cluster_of(hop), Slot(0)
         record = FlowRecord(public=proxy, client=client, cluster=cluster, slot=slot)
         self._registry.save_flow(record, seconds=self._flows.idle_seconds)
-
-    # Who is there.
-
-    def _meet(self) -> None:
-        """Tell the forwarder who has come, moved or gone."""
-        hops = {
-            int(one.slot): _Hop(one.address, one.slot, None) for one in self._fleet.transceivers
-        }
-        for hop, cluster, peer in self._peers.meet(self._fleet.relays):
-            hops[hop] = _Hop(peer.internal, FIRST_PEER + cluster, peer.proxy)
-        for hop in self._hops.keys() - hops.keys():
-            self._forwarder.remove_hop(hop)
-        for hop, (address, group, public) in hops.items() - self._hops.items():
-            self._forwarder.set_hop(hop, address, group=group, public=public)
-        self._gone = (self._gone | self._hops.keys()) - hops.keys()
-        self._hops = hops
-        self._heirs = _able(self._fleet.transceivers)
-        self._met.set()
-
-    def _heir(self, path: Path) -> int:
-        """Choose who is asked for a client whose transceiver is gone; 0 if nobody is there.
-
-        Rendezvous hashing by path: the relay does not know the session. Who is asked finds it.
-        """
-        return max(self._heirs, key=lambda slot: weigh(str(slot), path), default=0)
-
-    def _heir_of(self, hop: int) -> tuple[Heir, int]:
-        """Who inherits from a hop, by path, and among how many he is chosen."""
-        if hop < FIRST_PEER:
-            return self._heir, len(self._heirs)
-        cluster = self._peers.cluster_of(hop)
-        return partial(self._peers.choose, cluster), self._peers.count(cluster)
 
     async def _keep_house(self) -> None:
         while True:
             await trio.sleep(HOUSEKEEPING_SECONDS)
             self._flows.expire(now=self._clock())
-
-    async def _bury_the_gone(self) -> None:
-        while True:
-            await self._met.wait()
-            self._met = trio.Event()
-            for hop in tuple(self._gone):
-                await self._bury(hop)
-
-    async def _bury(self, hop: int) -> None:
-        """Give the flows of a hop that is gone to its heirs, at once but in bounded steps.
-
-        Where nobody is left to inherit they wait for one to come: a relay of that cluster, or a
-        transceiver.
-        """
-        heir, candidates = self._heir_of(hop)
-        if not candidates:
-            return
-        self._gone.discard(hop)
-        places = max(1, HASHES_A_STEP // candidates)
-        cursor = self._flows.drop_hop(hop, heir, places=places)
-        while cursor:
-            await trio.lowlevel.checkpoint()
-            cursor = self._flows.drop_hop(hop, heir, cursor=cursor, places=places)
-
-
-def _able(living: Iterable[TransceiverRecord]) -> tuple[int, ...]:
-    """Those who may inherit: who drains does when all do."""
-    everybody = tuple(living)
-    return tuple(int(one.slot) for one in everybody if not one.draining) or tuple(
-        int(one.slot) for one in everybody
-    )
-
-
-class _Peers:
-    """The relays of other clusters, each with the hop number that it keeps while we live."""
-
-    def __init__(self, cluster: int) -> None:
-        self._own_cluster = cluster
-        self._numbers = count(FIRST_PEER)
-        self._hops: dict[tuple[int, str], int] = {}
-        self._clusters: dict[int, int] = {}
-        self._living: dict[int, dict[int, RelayRecord]] = {}
-
-    def meet(self, relays: Iterable[RelayRecord]) -> list[tuple[int, int, RelayListener]]:
-        """Take note of the living relays; returns our peers' listeners: hop, cluster, listener.
-
-        Any of them may send to us; we send new clients' datagrams to the first of a relay.
-        """
-        self._living = {}
-        met: list[tuple[int, int, RelayListener]] = []
-        for relay in relays:
-            if relay.cluster == self._own_cluster:
-                continue
-            first = self._hop(relay.cluster, relay.name)
-            self._living.setdefault(relay.cluster, {})[first] = relay
-            met.append((first, relay.cluster, relay.listeners[0]))
-            for listener in relay.more:
-                hop = self._hop(relay.cluster, format_address(listener.internal))
-                met.append((hop, relay.cluster, listener))
-        return met
-
-    def cluster_of(self, hop: int) -> int:
-        """The cluster of a peer, living or gone."""
-        return self._clusters[hop]
-
-    def count(self, cluster: int) -> int:
-        """How many relays of a cluster are there."""
-        return len(self._living.get(cluster, ()))
-
-    def choose(self, cluster: int, path: Path) -> int:
-        """Choose the relay of a cluster for a client: rendezvous hashing; 0 if there is none.
-
-        Every relay of ours chooses the same one, and when one goes only its clients move.
-        """
-        peers = self._living.get(cluster, {})
-        return max(peers, key=lambda hop: weigh(peers[hop].name, path), default=0)
-
-    def _hop(self, cluster: int, name: str) -> int:
-        hop = self._hops.get((cluster, name))
-        if hop is None:
-            hop = self._hops[cluster, name] = next(self._numbers)
-            self._clusters[hop] = cluster
-        return hop

@@ -26,17 +26,16 @@ Only authenticated answers keep a flow alive.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from edge.errors import Drop
-from edge.forwarder.protocol import FIRST_PEER, FlowEntry, FlowStore
+from edge.forwarder.protocol import FlowEntry, FlowStore
+from edge.transactions import Asked, Transactions
 from edge.wire.spp import Path
 
 OWNER_QUIET: Final = 15.0  # seconds: three consent intervals, so one lost check decides nothing
-MAX_TRANSACTIONS: Final = 8
-"""Unanswered STUN transactions held for one token and flow; the oldest goes."""
 SCAN_PLACES: Final = 8_192
 """Places of the store that one step of a walk looks at: well below a millisecond."""
 ON_TRUST: Final = 0.0
@@ -69,9 +68,9 @@ class FlowTable:
         self._max_flows = max_flows
         self._provisional_seconds = provisional_seconds
         self._quiet_seconds = min(OWNER_QUIET, idle_seconds / 2)
-        self._provisional = _Requests(max_provisional)
+        self._provisional = Transactions(max_provisional)
         # Requests on confirmed flows: each has an owner and at most one challenger.
-        self._checks = _Requests(2 * max_flows)
+        self._checks = Transactions(2 * max_flows)
         self._cursor = 0
 
     def __len__(self) -> int:
@@ -97,7 +96,7 @@ class FlowTable:
         """
         known = _serves(self._store.get(path), hop)
         requests = self._checks if known else self._provisional
-        if requests.note(_Asked(path, hop, token), transaction_id, now):
+        if requests.note(Asked(path, hop, token), transaction_id, now):
             self.drops[Drop.TABLE_FULL] += 1
 
     def outbound(self, path: Path, hop: int) -> Drop | None:
@@ -122,7 +121,7 @@ class FlowTable:
                 return self._confirm(asked, hop, now) if success else None
         return self.outbound(path, hop)
 
-    def _confirm(self, asked: _Asked, hop: int, now: float) -> Drop | None:
+    def _confirm(self, asked: Asked, hop: int, now: float) -> Drop | None:
         path = asked.path
         entry = self._store.get(path)
         if entry is None and len(self._store) >= self._max_flows:
@@ -265,87 +264,3 @@ def _serves(entry: FlowEntry | None, hop: int) -> bool:
 def _trusts(entry: FlowEntry | None, hop: int) -> bool:
     """Whether ``hop`` owns a flow on trust."""
     return entry is not None and entry.owner == hop and entry.save_at == ON_TRUST
-
-
-class _Asked(NamedTuple):
-    """Who was asked what about: a flow to be, or that there is."""
-
-    path: Path
-    hop: int
-    token: int
-
-
-class _Requests:
-    """STUN transactions that wait for an answer, in the order of the last one."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._noted: OrderedDict[_Asked, dict[bytes, float]] = OrderedDict()
-        self._by_path: dict[Path, dict[_Asked, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._noted)
-
-    def note(self, asked: _Asked, transaction_id: bytes, now: float) -> bool:
-        """Note a request; returns whether the oldest flow's had to go."""
-        transactions = self._noted.get(asked, {})
-        if pushed := not transactions and len(self._noted) >= self._limit:
-            self._remove(next(iter(self._noted)))
-        transactions.pop(transaction_id, None)
-        if len(transactions) >= MAX_TRANSACTIONS:
-            del transactions[next(iter(transactions))]
-        transactions[transaction_id] = now
-        self._put(asked, transactions)
-        return pushed
-
-    def take(
-        self, path: Path, transaction_id: bytes, hop: int, *, success: bool, since: float
-    ) -> _Asked | None:
-        """Find what ``hop`` answers, noted not earlier than ``since``; it is answered then.
-
-        A success may be that of a transceiver beside the one that was asked.
-        """
-        beside = [
-            asked
-            for asked in self._by_path.get(path, ())
-            if transaction_id in self._noted[asked]
-            and (asked.hop == hop or (success and max(asked.hop, hop) < FIRST_PEER))
-        ]
-        asked = max(beside, key=lambda one: one.hop == hop, default=None)
-        if asked is None:
-            return None
-        at = self._noted[asked].pop(transaction_id)
-        if not self._noted[asked]:
-            self._remove(asked)
-        return asked if at >= since else None
-
-    def move(self, asked: _Asked, other: _Requests) -> None:
-        """Hand what is noted for a flow to another place."""
-        if transactions := self._noted.get(asked):
-            self._remove(asked)
-            other._put(asked, transactions)
-
-    def forget(self, path: Path) -> None:
-        """Forget all that was asked on a path."""
-        for asked in tuple(self._by_path.get(path, ())):
-            self._remove(asked)
-
-    def expire(self, *, before: float) -> None:
-        """Forget flows without a request since then."""
-        while self._noted:
-            asked, transactions = next(iter(self._noted.items()))
-            if next(reversed(transactions.values())) >= before:
-                break
-            self._remove(asked)
-
-    def _put(self, asked: _Asked, transactions: dict[bytes, float]) -> None:
-        self._noted[asked] = transactions
-        self._noted.move_to_end(asked)
-        self._by_path.setdefault(asked.path, {})[asked] = None
-
-    def _remove(self, asked: _Asked) -> None:
-        del self._noted[asked]
-        of_path = self._by_path[asked.path]
-        del of_path[asked]
-        if not of_path:
-            del self._by_path[asked.path]

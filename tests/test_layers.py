@@ -43,13 +43,13 @@ LAYERS = (
     ),
     ("offload",),
     ("forwarder",),
-    ("routing",),
+    ("routing", "transactions"),
     ("registry", "lookup"),
     ("geo", "geo_data"),
     ("backends", "demo_voice"),
     ("audio",),
     ("transceiver",),
-    ("relay",),
+    ("relay", "relay_hops", "relay_peers"),
     ("http", "signaling"),
     ("client",),
     ("metric_names", "metrics", "app", "top", "cli", "cli_flags", "cli_tools", "__main__"),
@@ -87,7 +87,7 @@ ONLY_IN = {
 }
 
 SANS_IO = (
-    *("wire/", "webrtc/", "routing.py", "token.py"),
+    *("wire/", "webrtc/", "routing.py", "transactions.py", "token.py"),
     *(f"audio/{name}.py" for name in ("arrivals", "jitter", "pulled", "blend", "concealer")),
 )
 NOT_SANS_IO = {

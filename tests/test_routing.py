@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from edge.errors import Drop
 from edge.forwarder.protocol import FIRST_PEER, FlowEntry
 from edge.forwarder.store import MemoryStore
-from edge.routing import DUE, MAX_TRANSACTIONS, OWNER_QUIET, SCAN_PLACES, FlowTable
+from edge.routing import DUE, OWNER_QUIET, SCAN_PLACES, FlowTable
+from edge.transactions import MAX_TRANSACTIONS
 from edge.wire.spp import Path, encode_path
 
 PUBLIC = ("203.0.113.1", 3478)

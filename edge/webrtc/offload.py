@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from edge.address import Address
-from edge.webrtc.ice import PathState
+from edge.webrtc.ice_paths import PathState
 from edge.webrtc.media import Media
 from edge.webrtc.srtp import SrtpReceiver, SrtpSender
 from edge.wire.spp import Path

@@ -85,8 +85,7 @@ class PlanetNetwork(VirtualNetwork):
         due = round((trio.current_time() + delay) / TICK) * TICK
         # Never before its forerunner: jitter is a queue's, and a queue keeps the order.
         due = self._due[stream] = max(due, self._due.get(stream, due))
-        heapq.heappush(self._in_flight, (due, next(self._order), data, source, destination))
-        self._changed.set()
+        self._carry(due, data, (source, destination))
 
     def _deliver(self) -> None:
         _, _, _, source, destination = self._in_flight[0]

@@ -177,7 +177,8 @@ async def test_hang_up_and_drain(autojump_clock: Clock) -> None:
 
 
 async def test_a_port_used_again_reaches_the_new_session(autojump_clock: Clock) -> None:
-    async with open_network() as network, open_edge(network) as edge:
+    config = TransceiverConfig(consent_timeout_seconds=6.0)
+    async with open_network() as network, open_edge(network, config=config) as edge:
         async with edge.call(port=50_000) as first:
             await first.heard(20)
         # The first session has not noticed: its client has gone without a word.
@@ -185,7 +186,7 @@ async def test_a_port_used_again_reaches_the_new_session(autojump_clock: Clock) 
             await second.heard(50)
             assert second.caller.journal.rejected <= 5
             assert edge.transceivers[0].sessions == 2
-            await _ended(edge, EndReason.CONSENT_EXPIRED, within=40.0)
+            await _ended(edge, EndReason.CONSENT_EXPIRED, within=8.0)
             await second.heard(50)
         await edge.transceivers[0].drain()
         await _empty(edge)

@@ -61,7 +61,7 @@ def test_a_finished_with_a_forged_source_makes_no_address_a_target() -> None:
         if classify(datagram) is Kind.DTLS and datagram[0] != 22:
             forge(datagram)
             return False
-        if classify(datagram) is Kind.DTLS and call.peer.ice.knows(VICTIM) is False:
+        if classify(datagram) is Kind.DTLS and call.peer.ice.paths.knows(VICTIM) is False:
             forge(_check(call, nominate=False))
         return True
 
@@ -74,7 +74,7 @@ def test_a_finished_with_a_forged_source_makes_no_address_a_target() -> None:
             forge(_check(call, nominate=True))
         call.run(0.1)
     assert _bytes_to(VICTIM, call.sent) <= 3 * forged
-    assert call.peer.ice.selected == call.path
+    assert call.peer.ice.paths.selected == call.path
 
 
 def test_flights_on_two_paths_prove_neither() -> None:
@@ -87,7 +87,7 @@ def test_flights_on_two_paths_prove_neither() -> None:
         if classify(datagram) is Kind.DTLS and not moved:
             moved = True
             call.follow(call.peer.receive(_check(call, nominate=True), VICTIM, now=call.now))
-            assert call.peer.ice.selected == VICTIM
+            assert call.peer.ice.paths.selected == VICTIM
             call.follow(call.peer.receive(datagram, call.path, now=call.now))
             # What went to the victim's address is what the attacker wanted to read at home.
             call.follow(call.peer.receive(_check(call, nominate=True), call.path, now=call.now))
@@ -97,8 +97,8 @@ def test_flights_on_two_paths_prove_neither() -> None:
     call.start()
     call.run(2.0)
     assert call.peer.connected
-    assert not call.peer.ice._paths[VICTIM].proven
-    assert call.peer.ice._paths[call.path].proven  # by the check that followed
+    assert not call.peer.ice.paths._states[VICTIM].proven
+    assert call.peer.ice.paths._states[call.path].proven  # by the check that followed
 
 
 # Somebody reads along and repeats what he read.
@@ -140,7 +140,7 @@ def test_a_silent_listener_is_not_robbed_of_its_path() -> None:
         call.run(0.1)
         call.follow(call.peer.receive(checks[0], VICTIM, now=call.now))
     assert not any(isinstance(output, PathSelected) for output in call.outputs)
-    assert call.peer.ice.selected == call.path
+    assert call.peer.ice.paths.selected == call.path
 
 
 # A client turns against its own session.
@@ -166,8 +166,8 @@ def test_forged_ssrcs_leave_nothing_behind() -> None:
     call.run(0.1)
     for ssrc in range(5_000):
         call.peer.receive(build_header(111, False, 1, 0, ssrc) + bytes(40), call.path, now=call.now)
-    receiver = call.peer._receiver
-    assert receiver is not None
+    assert call.peer._srtp is not None
+    receiver = call.peer._srtp.receiver
     assert len(receiver._rtp) == len(call.peer.media.logs) == 1
     assert _drops(call, Drop.BAD_AUTH) == 5_000
 

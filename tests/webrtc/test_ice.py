@@ -2,22 +2,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import pytest
 
 from edge.errors import Drop, EndReason, LocalProtocolError
-from edge.webrtc.ice import (
-    LONG_SILENCE,
-    MAX_EARLY_CHECKS,
-    PROBE_LIFETIME,
-    IceCredentials,
-    IceLite,
-    IceOutput,
-    IceSnapshot,
-)
+from edge.webrtc.ice import MAX_EARLY_CHECKS, PROBE_LIFETIME, IceCredentials, IceLite, IceOutput
+from edge.webrtc.ice_paths import LONG_SILENCE
+from edge.webrtc.ice_snapshot import IceSnapshot
 from edge.webrtc.outputs import Ended, PathSelected, Transmit
 from edge.wire import stun
 from edge.wire.spp import Path, decode_path, encode_path
@@ -103,7 +97,7 @@ def selections(outputs: list[IceOutput]) -> list[Path]:
     return [output.path for output in outputs if isinstance(output, PathSelected)]
 
 
-def probes(outputs: list[IceOutput]) -> list[Transmit]:
+def probes(outputs: Sequence[IceOutput]) -> list[Transmit]:
     return [
         output
         for output in outputs
@@ -133,7 +127,7 @@ def test_every_valid_check_is_answered(
         assert answer_to(outputs) == stun.BindingSuccess(transaction_id, (host, 4321))
         assert isinstance(outputs[0], Transmit)
         assert outputs[0].path == path
-    assert ice.knows(path)
+    assert ice.paths.knows(path)
     assert not ice.drops
 
 
@@ -146,8 +140,8 @@ def test_integrity_and_username_must_be_ours(ice: IceLite, client: Client) -> No
     ):
         assert ice.receive(datagram, S, now=0.0) == []
     assert ice.drops == {Drop.BAD_INTEGRITY: 4}
-    assert not ice.knows(S)
-    assert ice.selected is None
+    assert not ice.paths.knows(S)
+    assert ice.paths.selected is None
     assert ice.deadline == math.inf
 
 
@@ -155,7 +149,7 @@ def test_a_controlled_peer_is_told_487(ice: IceLite, client: Client) -> None:
     outputs = ice.receive(client.check(controlled=5), S, now=0.0)
     assert answer_to(outputs) == stun.BindingError(b"check" + bytes(6) + b"\1", 487)
     assert len(outputs) == 1
-    assert not ice.knows(S)
+    assert not ice.paths.knows(S)
     assert ice.deadline == math.inf
 
 
@@ -171,7 +165,7 @@ def test_an_unknown_required_attribute_is_told_420(
     assert answer.code == 420
     assert isinstance(outputs[0], Transmit)
     assert b"\x00\x0a\x00\x02\x77\x77" in outputs[0].data
-    assert not ice.knows(S)
+    assert not ice.paths.knows(S)
 
 
 def test_garbage_is_counted_and_nothing_else(ice: IceLite, client: Client) -> None:
@@ -204,7 +198,7 @@ def test_the_first_valid_check_selects_its_path(
 ) -> None:
     outputs = ice.receive(client.check(nominate=nominate), S, now=0.0)
     assert [type(output) for output in outputs] == [Transmit, PathSelected]
-    assert ice.selected == S
+    assert ice.paths.selected == S
     assert selections(ice.receive(client.check(nominate=nominate), S, now=0.1)) == []
 
 
@@ -212,7 +206,7 @@ def test_the_first_nomination_replaces_a_provisional_path(ice: IceLite, client: 
     ice.receive(client.check(nominate=False, priority=HIGH), S, now=0.0)
     assert selections(ice.receive(client.check(nominate=False), P, now=0.1)) == []
     assert selections(ice.receive(client.check(priority=LOW), P, now=0.2)) == [P]
-    assert ice.selected == P
+    assert ice.paths.selected == P
 
 
 def test_a_nomination_moves_when_the_old_one_was_withdrawn(ice: IceLite, client: Client) -> None:
@@ -235,9 +229,9 @@ def test_a_silent_path_yields_to_a_lower_priority(ice: IceLite, client: Client) 
 
 def test_a_path_with_authenticated_media_is_not_silent(ice: IceLite, client: Client) -> None:
     ice.receive(client.check(priority=HIGH), S, now=0.0)
-    ice.heard(S, 100, now=0.9)
+    ice.paths.heard(S, 100, now=0.9)
     assert selections(ice.receive(client.check(priority=LOW), P, now=1.5)) == []
-    ice.heard(S, 100, now=1.6, authenticated=False)
+    ice.paths.heard(S, 100, now=1.6, authenticated=False)
     assert selections(ice.receive(client.check(priority=LOW), P, now=2.0)) == [P]
 
 
@@ -272,42 +266,42 @@ def test_an_unproven_path_gets_three_times_what_it_sent(ice: IceLite, client: Cl
     [response, _] = ice.receive(datagram, S, now=0.0)
     assert isinstance(response, Transmit)
     budget = 3 * len(datagram) - len(response.data)
-    assert ice.allow(S, budget - 1)
-    assert not ice.allow(S, 2)
-    assert ice.allow(S, 1)
-    assert not ice.allow(S, 1)
-    ice.heard(S, 10, now=0.0)
-    assert ice.allow(S, 30)
-    assert not ice.allow(S, 1)
+    assert ice.paths.allow(S, budget - 1)
+    assert not ice.paths.allow(S, 2)
+    assert ice.paths.allow(S, 1)
+    assert not ice.paths.allow(S, 1)
+    ice.paths.heard(S, 10, now=0.0)
+    assert ice.paths.allow(S, 30)
+    assert not ice.paths.allow(S, 1)
     assert ice.drops == {Drop.AMPLIFICATION: 3}
 
 
 def test_a_proven_path_is_unlimited(ice: IceLite, client: Client) -> None:
     established(ice, client)
-    assert all(ice.allow(S, 60_000) for _ in range(100))
+    assert all(ice.paths.allow(S, 60_000) for _ in range(100))
     assert not ice.drops
 
 
 def test_an_unknown_path_gets_nothing(ice: IceLite, client: Client) -> None:
-    ice.heard(P, 1_000, now=0.0)
+    ice.paths.heard(P, 1_000, now=0.0)
     ice.prove(P)
-    assert not ice.knows(P)
-    assert not ice.allow(P, 1)
+    assert not ice.paths.knows(P)
+    assert not ice.paths.allow(P, 1)
 
 
 def test_a_check_is_answered_with_an_empty_budget(ice: IceLite, client: Client) -> None:
     for now in range(5):
         assert isinstance(answer_to(ice.receive(client.check(), S, now=now)), stun.BindingSuccess)
-        while ice.allow(S, 1):
+        while ice.paths.allow(S, 1):
             pass
 
 
 def test_junk_earns_no_budget(ice: IceLite, client: Client) -> None:
     ice.receive(client.check(), S, now=0.0)
-    while ice.allow(S, 1):
+    while ice.paths.allow(S, 1):
         pass
     ice.receive(client.check(password="x" * 22), S, now=0.0)
-    assert not ice.allow(S, 1)
+    assert not ice.paths.allow(S, 1)
 
 
 # Return-routability.
@@ -324,7 +318,7 @@ def test_a_path_that_dtls_has_not_proven_is_probed_at_once(ice: IceLite, client:
     assert probe.path == S
     assert ice.deadline == pytest.approx(0.2)
     ice.receive(client.answer(probe), S, now=0.2)
-    assert ice.allow(S, 60_000)
+    assert ice.paths.allow(S, 60_000)
 
 
 def test_a_check_seen_on_another_path_is_a_replay_until_dtls_is_done(
@@ -333,7 +327,7 @@ def test_a_check_seen_on_another_path_is_a_replay_until_dtls_is_done(
     check = client.check()
     ice.receive(check, S, now=0.0)
     assert ice.receive(check, P, now=0.1) == []
-    assert not ice.knows(P)
+    assert not ice.paths.knows(P)
     assert ice.drops == {Drop.REPLAY: 1}
     assert isinstance(answer_to(ice.receive(check, S, now=0.2)), stun.BindingSuccess)
     for _ in range(2 * MAX_EARLY_CHECKS):
@@ -357,7 +351,7 @@ def test_a_new_path_is_probed_and_its_answer_proves_it(ice: IceLite, client: Cli
     assert not request.use_candidate
     assert selections(outputs) == []  # not before it is proven: S is alive
     assert ice.receive(client.answer(probe), P, now=0.6) == [PathSelected(P)]
-    assert all(ice.allow(P, 60_000) for _ in range(10))
+    assert all(ice.paths.allow(P, 60_000) for _ in range(10))
     assert ice.tick(now=0.7) == []  # proven: no repetition
     assert probes(ice.receive(client.check(), P, now=5.0)) == []
 
@@ -367,7 +361,7 @@ def test_a_probe_is_repeated_three_times_within_the_budget(ice: IceLite, client:
     received, sent, times = 0, 0, []
     datagram = client.check()
     outputs = ice.receive(datagram, P, now=1.0)
-    ice.heard(P, 1_000, now=1.0)
+    ice.paths.heard(P, 1_000, now=1.0)
     transactions = {stun.peek(probe.data)[1] for probe in probes(outputs)}
     while ice.deadline < 5.0:
         now = ice.deadline
@@ -390,11 +384,11 @@ def test_a_probe_is_repeated_three_times_within_the_budget(ice: IceLite, client:
 
 def test_an_unanswered_probe_starts_again_with_a_later_check(ice: IceLite, client: Client) -> None:
     established(ice, client)
-    ice.heard(S, 100, now=1.0)
+    ice.paths.heard(S, 100, now=1.0)
     [first] = probes(ice.receive(client.check(), P, now=1.0))
     assert probes(ice.receive(client.check(), P, now=1.05)) == []
     assert ice.deadline == pytest.approx(1.1)
-    ice.heard(S, 100, now=2.9)
+    ice.paths.heard(S, 100, now=2.9)
     [second] = probes(ice.receive(client.check(), P, now=1.0 + PROBE_LIFETIME))
     assert ice.receive(client.answer(first), P, now=3.1) == []
     assert ice.drops[Drop.BAD_INTEGRITY] == 1
@@ -417,8 +411,8 @@ def test_only_the_right_answer_from_the_right_path_proves(ice: IceLite, client: 
     assert ice.drops == {Drop.BAD_INTEGRITY: len(refused)}
     error = stun.encode_error(transaction_id, 401, "", password=None)
     assert ice.receive(error, P, now=1.1) == []
-    assert not ice.allow(P, 60_000)
-    assert ice.selected == S
+    assert not ice.paths.allow(P, 60_000)
+    assert ice.paths.selected == S
     assert ice.receive(client.answer(probe), P, now=1.2) == [PathSelected(P)]
     assert ice.receive(client.answer(probe), P, now=1.2) == []  # a duplicate
 
@@ -444,7 +438,7 @@ def test_a_spoofed_source_takes_nothing_over(ice: IceLite, client: Client) -> No
     received = sent = 0
     for step in range(200):
         now = 1.0 + step * 0.02
-        ice.heard(S, 100, now=now)
+        ice.paths.heard(S, 100, now=now)
         outputs = ice.receive(captured, V, now=now) if step % 50 == 0 else ice.tick(now=now)
         received += len(captured) if step % 50 == 0 else 0
         assert selections(outputs) == []
@@ -453,9 +447,9 @@ def test_a_spoofed_source_takes_nothing_over(ice: IceLite, client: Client) -> No
             for output in outputs
             if isinstance(output, Transmit) and output.path == V
         )
-        sent += 1_000 if ice.allow(V, 1_000) else 0
+        sent += 1_000 if ice.paths.allow(V, 1_000) else 0
     assert 0 < sent <= 3 * received
-    assert ice.selected == S
+    assert ice.paths.selected == S
 
 
 def test_a_moved_client_that_answers_nothing_still_gets_its_share(
@@ -465,9 +459,9 @@ def test_a_moved_client_that_answers_nothing_still_gets_its_share(
     established(ice, client)
     assert selections(ice.receive(client.check(), P, now=LONG_SILENCE)) == []
     assert selections(ice.receive(client.check(), P, now=LONG_SILENCE + 0.1)) == [P]
-    assert not ice.allow(P, 60_000)
-    ice.heard(P, 200, now=LONG_SILENCE + 0.2)
-    assert ice.allow(P, 600)
+    assert not ice.paths.allow(P, 60_000)
+    ice.paths.heard(P, 200, now=LONG_SILENCE + 0.2)
+    assert ice.paths.allow(P, 600)
 
 
 def test_a_rebound_nat_moves_back_and_forth(ice: IceLite, client: Client) -> None:
@@ -487,15 +481,15 @@ def test_a_flood_of_paths_evicts_the_oldest_heard_but_never_the_selected(client:
     flood = [path_of(port) for port in range(5_000, 5_100)]
     for step, path in enumerate(flood):
         ice.receive(client.check(nominate=False), path, now=0.01 + step * 0.001)
-        assert sum(map(ice.knows, [S, *flood])) <= 4
-    assert ice.selected == S
-    assert [path for path in flood if ice.knows(path)] == flood[-3:]
+        assert sum(map(ice.paths.knows, [S, *flood])) <= 4
+    assert ice.paths.selected == S
+    assert [path for path in flood if ice.paths.knows(path)] == flood[-3:]
     assert ice.drops[Drop.TABLE_FULL] == 97
 
-    ice.heard(flood[-3], 10, now=1.0)  # now flood[-2] is the oldest
+    ice.paths.heard(flood[-3], 10, now=1.0)  # now flood[-2] is the oldest
     ice.receive(client.check(nominate=False), P, now=1.1)
-    assert ice.knows(flood[-3])
-    assert not ice.knows(flood[-2])
+    assert ice.paths.knows(flood[-3])
+    assert not ice.paths.knows(flood[-2])
 
 
 def test_a_table_of_one_path_cannot_move() -> None:
@@ -536,8 +530,8 @@ def test_consent_is_kept_by_checks_on_any_path(ice: IceLite, client: Client) -> 
 def test_media_and_invalid_checks_do_not_keep_consent(ice: IceLite, client: Client) -> None:
     established(ice, client)
     for now in range(30):
-        ice.heard(S, 1_000, now=now)
-        ice.allow(S, 1_000)
+        ice.paths.heard(S, 1_000, now=now)
+        ice.paths.allow(S, 1_000)
         ice.receive(client.check(password="wrong-password-000000"), S, now=now)
         ice.receive(client.check(controlled=3), S, now=now)
         ice.prove(S)
@@ -569,7 +563,7 @@ def test_a_snapshot_is_a_copy(ice: IceLite, client: Client) -> None:
     other = IceLite.restore(snapshot, entropy=counting_entropy(), now=0.0)
     for agent in (ice, other):
         agent.receive(client.check(), P, now=1.0)
-        agent.heard(S, 100, now=1.0)
+        agent.paths.heard(S, 100, now=1.0)
     assert msgspec.msgpack.encode(snapshot) == saved
 
 
@@ -594,16 +588,16 @@ class Step:
     datagram: bytes
     nbytes: int
 
-    def apply(self, agent: IceLite, now: float) -> list[IceOutput] | bool:
+    def apply(self, agent: IceLite, now: float) -> Sequence[IceOutput] | bool:
         match self.action:
             case "check" | "answer":
                 return agent.receive(self.datagram, self.path, now=now)
             case "tick":
                 return agent.tick(now=now)
             case "allow":
-                return agent.allow(self.path, self.nbytes)
+                return agent.paths.allow(self.path, self.nbytes)
             case "heard":
-                agent.heard(self.path, self.nbytes, now=now)
+                agent.paths.heard(self.path, self.nbytes, now=now)
             case "establish":
                 return agent.establish(now=now)
             case _:
@@ -643,7 +637,7 @@ def test_a_restored_agent_goes_on_exactly_as_the_original(seed: int) -> None:
             continue
         result = step.apply(original, now)
         assert step.apply(restored, now + ahead) == result
-        assert restored.selected == original.selected
+        assert restored.paths.selected == original.paths.selected
         assert restored.deadline - ahead == pytest.approx(original.deadline)
         if isinstance(result, list):
             asked += probes(result)

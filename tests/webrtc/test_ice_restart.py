@@ -6,13 +6,9 @@ import msgspec
 import pytest
 
 from edge.errors import Drop
-from edge.webrtc.ice import (
-    FORMER_LIFETIME,
-    IceCredentials,
-    IceLite,
-    IceOutput,
-    IceSnapshot,
-)
+from edge.webrtc.ice import IceCredentials, IceLite, IceOutput
+from edge.webrtc.ice_credentials import FORMER_LIFETIME
+from edge.webrtc.ice_snapshot import IceSnapshot
 from edge.webrtc.outputs import PathSelected, Transmit
 from edge.wire import stun
 from tests.webrtc.test_ice import (
@@ -100,10 +96,10 @@ def test_the_new_name_needs_the_new_password(ice: IceLite, client: Client) -> No
 
 def test_the_path_stays_and_the_client_may_choose_another(ice: IceLite, client: Client) -> None:
     ice.restart(SERVER_2, CLIENT_2)
-    assert ice.selected == S
+    assert ice.paths.selected == S
     outputs = ice.receive(new_check(client), P, now=1.0)
     (probe,) = probes(outputs)
-    assert ice.selected == S, "not before it has answered us"
+    assert ice.paths.selected == S, "not before it has answered us"
     request = stun.decode_request(probe.data, password=CLIENT_2.password)
     assert request.username == f"{CLIENT_2.ufrag}:{SERVER_2.ufrag}"
     answer = stun.encode_success(request.transaction_id, ("203.0.113.1", 1), password="x" * 22)

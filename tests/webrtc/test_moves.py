@@ -78,8 +78,8 @@ def test_consent_does_not_run_out_while_nobody_listens() -> None:
 
 def test_a_message_that_is_too_old_by_now_is_not_sent_by_the_heir() -> None:
     call = make_call(channel=CallerChannel("oai-events"))
-    assert call.peer._channels is not None
-    association = call.peer._channels.association
+    assert call.peer.transport.channels is not None
+    association = call.peer.transport.channels.association
     association.paused = True
     association.send(0, 51, b"soon old", now=call.now, lifetime=0.5)
     for age, waits in ((0.3, True), (0.6, False)):

@@ -281,7 +281,7 @@ class TestPeer:
 
     def test_a_path_that_proves_nothing_gets_three_times_what_it_sent(self) -> None:
         call = nack_call()
-        state = call.peer.ice.state(call.path)
+        state = call.peer.ice.paths.state(call.path)
         assert state is not None
         state.proven, state.budget = False, 0
         last = call.peer.media.stream.last_sent

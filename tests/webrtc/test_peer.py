@@ -100,7 +100,7 @@ def test_a_stranger_is_not_listened_to() -> None:
 def test_media_before_the_handshake_is_dropped() -> None:
     call = make_call()
     early = make_call()
-    early.peer._sender = early.peer._receiver = None
+    early.peer._srtp = None
     call.run(0.1)
     rtp = early.caller._make_frame(0.0)
     assert early.peer.receive(rtp, early.path, now=0.0) == []
@@ -110,7 +110,7 @@ def test_media_before_the_handshake_is_dropped() -> None:
 
 def test_sending_before_the_handshake_is_our_own_mistake() -> None:
     call = make_call()
-    call.peer._sender = None
+    call.peer._srtp = None
     with pytest.raises(LocalProtocolError):
         call.peer.send_audio(b"x", timestamp=0, marker=False, now=0.0)
 
@@ -183,7 +183,7 @@ def test_a_client_that_moves_is_followed_after_its_next_check() -> None:
     call.sent.clear()
     call.carry(call.caller.tick(now=call.now + 2.5))
     call.run(3.0)
-    assert call.peer.ice.selected == ELSEWHERE
+    assert call.peer.ice.paths.selected == ELSEWHERE
     call.sent.clear()
     call.run(0.1)
     assert {sent.path for sent in call.sent} == {ELSEWHERE} != {old}
@@ -237,12 +237,12 @@ def test_a_restored_peer_goes_on_at_any_step(at: float) -> None:
     assert journal.sent >= 399
     assert (journal.received, journal.rejected) == (journal.sent, 0)
     assert not call.peer.ended
-    assert call.peer.ice.selected == call.path
+    assert call.peer.ice.paths.selected == call.path
 
 
 def test_an_unconnected_peer_can_not_be_written_down() -> None:
     call = make_call()
-    call.peer._sender = None
+    call.peer._srtp = None
     with pytest.raises(LocalProtocolError):
         call.peer.snapshot(now=0.0)
 
@@ -251,7 +251,10 @@ def test_a_snapshot_shows_no_secret() -> None:
     call = make_call()
     snapshot = call.peer.snapshot(now=0.0)
     text = repr(snapshot)
-    secrets = [call.peer.ice._current.local.password, call.peer.ice._current.remote.password]
+    secrets = [
+        call.peer.ice._generations.current.local.password,
+        call.peer.ice._generations.current.remote.password,
+    ]
     assert not any(secret in text for secret in secrets)
     keys = _bytes_in(msgspec.to_builtins(snapshot, builtin_types=(bytes,)))
     assert keys

@@ -11,7 +11,7 @@ import pytest
 from edge.client.caller import Caller
 from edge.errors import Drop
 from edge.webrtc.dtls import DtlsOutput, DtlsState, DtlsTransmit
-from edge.webrtc.ice import AMPLIFICATION_LIMIT
+from edge.webrtc.ice_paths import AMPLIFICATION_LIMIT
 from edge.webrtc.outputs import Transmit
 from edge.webrtc.peer import Peer
 from edge.wire import stun
@@ -206,14 +206,14 @@ class Spy:
 
     def __init__(self, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.given: list[bytes] = []
-        assert peer._dtls is not None
-        receive = peer._dtls.receive
+        assert peer.transport.dtls is not None
+        receive = peer.transport.dtls.receive
 
         def note(datagram: bytes, *, now: float) -> list[DtlsOutput]:
             self.given.append(datagram)
             return receive(datagram, now=now)
 
-        monkeypatch.setattr(peer._dtls, "receive", note)
+        monkeypatch.setattr(peer.transport.dtls, "receive", note)
 
 
 def check(
@@ -304,7 +304,7 @@ def test_a_flight_without_room_waits_for_more_checks(monkeypatch: pytest.MonkeyP
     call, caller = make_sped_call(setup="active")
     call.to_caller = lambda datagram: False
     (first,) = caller.take_answer(call.answer, now=0.0)
-    monkeypatch.setattr(call.peer.ice, "room", lambda path: 600)
+    monkeypatch.setattr(call.peer.ice.paths, "room", lambda path: 600)
     call.carry([first])
     assert [each and each.data for each in carried(call)] == [b""]
     monkeypatch.undo()
@@ -320,7 +320,7 @@ def test_a_handshake_on_one_path_proves_it() -> None:
     call, _ = make_sped_call()
     call.start()
     call.run(0.3)
-    state = call.peer.ice.state(call.path)
+    state = call.peer.ice.paths.state(call.path)
     assert state is not None
     assert state.proven
     assert state.probe is None
@@ -342,7 +342,7 @@ def test_a_path_that_got_part_of_a_flight_only_is_asked() -> None:
         if classify(each.data) is Kind.STUN and stun.peek(each.data)[0] is stun.MessageClass.REQUEST
     ]
     assert [each.path for each in requests] == [call.path]
-    state = call.peer.ice.state(call.path)
+    state = call.peer.ice.paths.state(call.path)
     assert state is not None
     assert state.proven, "by its answer"
 
@@ -365,6 +365,6 @@ def test_dtls_gives_no_flight_once_it_is_established() -> None:
     call, _ = make_sped_call()
     call.start()
     call.run(0.1)
-    assert call.peer._dtls is not None
-    assert call.peer._dtls.state is DtlsState.ESTABLISHED
-    assert call.peer._dtls.flight == ()
+    assert call.peer.transport.dtls is not None
+    assert call.peer.transport.dtls.state is DtlsState.ESTABLISHED
+    assert call.peer.transport.dtls.flight == ()
