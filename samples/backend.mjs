@@ -3,18 +3,21 @@
 //     node samples/backend.mjs unix:/tmp/backend.sock [echo|tone]
 //     node samples/backend.mjs 127.0.0.1:7000 tone
 //
-// "echo" says back what it hears. "tone" answers each session with one second of 440 Hz, and again
+// "echo" says back what it hears, and sends events back. "tone" answers each session with one second of 440 Hz, and again
 // after every event {"type":"tone"}. It writes "listening ADDRESS" when it is ready.
 //
 // A session whose connection is lost waits 10 s for another transceiver, and goes on there with what
 // it has not said yet. (What waited at the transceiver is lost: edge.backends.server says it again.)
+// Of events none is lost, and none is taken twice.
 
 import net from "node:net";
+import { createHash } from "node:crypto";
 import { unlinkSync } from "node:fs";
 
 const OPEN = 1, AUDIO = 2, EVENT = 3, WINDOW = 8, CLOSE = 9, PING = 10, PONG = 11;
 const RESUMED = 13;
 const HEADER = 9, MAX_PAYLOAD = 65536, KEEP_SECONDS = 10;
+const KNOWN_EVENTS = 512, REPEAT_SECONDS = 10;
 
 const [address = "127.0.0.1:7000", mode = "echo"] = process.argv.slice(2);
 
@@ -42,11 +45,57 @@ async function* frames(socket) {
   }
 }
 
+// A call's events, which the transceivers count too. They tell their counts when they take it up.
+class Events {
+  constructor({ heard_events = 0, said_events = 0 } = {}) {
+    this.received = heard_events;
+    this.sent = said_events;
+    this.lastSent = [];
+    this.lastReceived = []; // digests
+    this.awaited = []; // those of which the client may repeat
+    this.owed = 0; // those that the former transceiver has passed on, and that are not here yet
+  }
+
+  send(payload) {
+    this.sent++;
+    this.lastSent = [...this.lastSent, payload].slice(-KNOWN_EVENTS);
+  }
+
+  // False when it came already.
+  take(payload) {
+    const digest = createHash("sha256").update(payload).digest("hex");
+    this.received++;
+    this.lastReceived = [...this.lastReceived, digest].slice(-KNOWN_EVENTS);
+    const found = Date.now() > this.until ? -1 : this.awaited.indexOf(digest);
+    if (found >= 0) this.awaited.splice(found, 1);
+    return found < 0;
+  }
+
+  // Count as another transceiver does; returns the events that are to be sent there again.
+  resume({ heard_events, said_events }) {
+    if (heard_events === undefined) {
+      Object.assign(this, new Events());
+      return [];
+    }
+    const doubled = Math.min(Math.max(this.received - heard_events, 0), this.lastReceived.length);
+    if (Date.now() > this.until) this.awaited = [];
+    this.awaited.push(...this.lastReceived.splice(this.lastReceived.length - doubled, doubled));
+    this.until = Date.now() + REPEAT_SECONDS * 1000;
+    this.owed = Math.max(heard_events - this.received, 0);
+    this.received = heard_events;
+    const missing = Math.max(this.sent - said_events, 0);
+    const again = missing ? this.lastSent.slice(-missing) : [];
+    this.sent = said_events + again.length;
+    return again;
+  }
+}
+
 // One session: says audio as far as the window goes, and the rest when it is wider.
 class Session {
   constructor(send, open) {
     this.rate = Number(open.audio.split("/")[1]);
     this.waiting = [];
+    this.events = new Events(open.resumed);
     this.join(send, open);
   }
 
@@ -64,6 +113,17 @@ class Session {
   leave(forget) {
     this.send = undefined;
     this.timer = setTimeout(forget, KEEP_SECONDS * 1000);
+  }
+
+  tell(event) {
+    this.events.send(event);
+    this.send?.(EVENT, event);
+  }
+
+  // Take an event of the client's.
+  heed(event) {
+    if (mode === "echo") this.tell(event);
+    else if (JSON.parse(event).type === "tone") this.tone();
   }
 
   say(pcm) {
@@ -113,7 +173,11 @@ function begin(sessions, send, number, open) {
   }
   if (known) send(RESUMED, number);
   const session = known ?? new Session(say, open);
-  if (known) session.join(say, open);
+  if (known) {
+    for (const event of session.events.resume(open.resumed)) say(EVENT, event);
+    session.join(say, open);
+    session.former = session.on;
+  }
   session.on = sessions; // it is no longer on any other connection
   sessions.set(number, session);
   calls.set(open.call, session);
@@ -127,12 +191,12 @@ function take(sessions, send, { kind, session: number, payload }) {
     send(PONG, number, payload);
   } else if (kind === OPEN) {
     begin(sessions, send, number, JSON.parse(payload));
-  } else if (session?.on !== sessions) {
-    return; // one that we have closed, or that goes on elsewhere
+  } else if (session?.on !== sessions) { // one that we have closed, or that goes on elsewhere
+    if (kind === EVENT && session?.former === sessions && session.events.owed-- > 0) session.heed(payload);
   } else if (kind === AUDIO && mode === "echo") {
     send(AUDIO, number, payload); // as fast as it comes: never ahead of the window
-  } else if (kind === EVENT && mode === "tone") {
-    if (JSON.parse(payload).type === "tone") session.tone();
+  } else if (kind === EVENT) {
+    if (session.events.take(payload)) session.heed(payload);
   } else if (kind === WINDOW) {
     session.window = payload.readUInt32BE(0);
     session.speak();

@@ -208,7 +208,7 @@ class Custody:
             await self._claim_anew(keeper)
         elif self._fence.hears(held):
             self._fence_off(keeper)
-        return held == keeper.claim
+        return held == keeper.claim and keeper.session.reason is None
 
     async def store_exact(self, keeper: Keeper) -> Checkpoint | None:
         """Store the last checkpoint of a session, which says no more; None: it can not be.

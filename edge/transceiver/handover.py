@@ -106,8 +106,6 @@ class HandOver:
     async def _move(self, keeper: Keeper, record: TransceiverRecord) -> None:
         """From here on the session says nothing under our claim, whatever becomes of it."""
         session = keeper.session
-        if session.reason is not None:
-            return
         self._owner.withdraw(session)
         checkpoint = await self._custody.store_exact(keeper)
         if checkpoint is None or session.reason is not None:

@@ -121,7 +121,7 @@ async def test_a_backend_in_node_goes_on() -> None:
         assert heir.events.events == []
         late = Client(backend, resumed=Resumed(epoch=2, played=0, heard=0))
         nursery.start_soon(late.run)
-        assert await late.ended() == "the backend closed the session: fenced"
+        assert await late.ended() == "another transceiver serves this session there"
 
 
 async def test_a_backend_in_node_that_does_not_know_the_call_begins_anew() -> None:

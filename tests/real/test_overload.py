@@ -1,14 +1,18 @@
-"""More calls than a transceiver can carry: it refuses, and running calls notice nothing."""
+"""More calls than a transceiver can carry: it refuses, and running calls notice nothing.
+
+It stays ready all the same: a rollout removes first who is not (docs/kubernetes.md).
+"""
 
 from __future__ import annotations
 
 import pytest
 import trio
 
-from edge.client.load import open_load
+from edge.client.http import request
+from edge.client.load import CallRefused, open_load
 from edge.client.load_test import LoadPlan, LoadTest
 from edge.http.problem import Cause
-from tests.support.edges import SERVE, metric
+from tests.support.edges import SERVE, metric, wait_ready
 from tests.support.processes import edge
 
 SESSIONS, RAMP = 150, 75.0
@@ -34,3 +38,16 @@ async def test_calls_are_refused_before_the_running_ones_suffer() -> None:
             server.http, rf'edge_http_refusals_total\{{cause="{Cause.OVERLOADED.value}"\}}'
         )
         assert counted == refused
+
+
+async def test_a_full_transceiver_refuses_and_stays_ready() -> None:
+    limits = {"EDGE_TRANSCEIVER_MAX_SESSIONS": "1"}
+    async with edge(*SERVE, env=limits) as server, open_load() as load:
+        await wait_ready(server.http)
+        call = await load.open_call(server.http)
+        with pytest.raises(CallRefused) as refused:
+            await load.open_call(server.http)
+        assert refused.value.status == 503
+        assert await metric(server.http, "edge_load") == 1
+        assert (await request("GET", f"{server.http}/readyz")).status == 200
+        call.close()

@@ -248,6 +248,20 @@ async def test_other_types_under_our_names_are_replaced(
         assert await fresh.transceivers() == [transceiver(1)]
 
 
+async def test_nobody_is_taken_for_dead_while_redis_takes_no_writes(
+    server: RedisServer, raw: redis.Redis
+) -> None:
+    async with opened(server) as registry:
+        await registry.put_transceiver(transceiver(1))
+        raw.config_set("maxmemory", 1)
+        with pytest.raises(RegistryUnavailable):
+            await registry.put_transceiver(transceiver(1))
+        with pytest.raises(RegistryUnavailable):
+            await registry.transceivers()
+        raw.config_set("maxmemory", 0)
+        assert await registry.transceivers() == [transceiver(1)]
+
+
 async def test_calls_fail_promptly_without_a_server(absent_server: RedisServer) -> None:
     async with opened(absent_server) as registry:
         for call in (registry.claim_slot, registry.transceivers, registry.relays):

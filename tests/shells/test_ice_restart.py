@@ -10,7 +10,7 @@ import trio.testing
 
 from edge.errors import Drop, EndReason
 from edge.transceiver.answers import IceRestart
-from edge.webrtc.ice import FORMER_LIFETIME, IceCredentials
+from edge.webrtc.ice_credentials import FORMER_LIFETIME, IceCredentials
 from edge.wire.sdp_fragment import decode_fragment
 from tests.support.edge_net import Phone, VirtualEdge, open_edge
 from tests.support.net import open_network

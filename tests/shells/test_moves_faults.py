@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
 
+import pytest
 import trio
 import trio.testing
 
@@ -12,11 +15,16 @@ from edge.backends.echo import Echo, EchoConversation
 from edge.backends.protocol import Call, EventSink, Speaker
 from edge.client.channel import CallerChannel
 from edge.config import TransceiverConfig
-from edge.errors import Drop, EndReason
+from edge.errors import Drop, EndReason, LocalProtocolError
+from edge.registry.heirs import heir
 from edge.registry.sessions import Claim
+from edge.transceiver.checkpoint import Checkpoint
 from edge.transceiver.custody import Custody
+from edge.transceiver.keeper import Keeper
+from edge.transceiver.voice import Voice
 from tests.support.edge_net import Phone, VirtualEdge, open_edge
 from tests.support.net import open_network
+from tests.support.severed import Happens
 
 Clock = trio.testing.MockClock
 
@@ -111,24 +119,63 @@ async def test_nothing_leaves_when_it_is_noticed_late_that_we_stood_still(
 ) -> None:
     async with (
         open_network() as network,
-        open_edge(network, transceivers=1, mobile=True) as edge,
+        open_edge(network, mobile=True) as edge,
         edge.call() as phone,
     ):
         await phone.heard(60)
-
-        async def stand_still() -> None:
-            autojump_clock.jump(1.0)
-            edge.ways[0].closed = True
-
-        edge.ways[0].after["claim"] = stand_still
+        edge.ways[0].after["claim"] = stands_still(edge, autojump_clock)
         async with edge.call():
-            await until(lambda: edge.ways[0].closed)
-            await trio.sleep(0.02)
-            heard = phone.caller.journal.received
-            await trio.sleep(1.0)
-            assert phone.caller.journal.received == heard
-            edge.ways[0].closed = False
-            await phone.heard(50)
+            await is_silent_until_asked(edge, phone)
+
+
+async def test_nothing_leaves_who_stood_still_while_it_asked(autojump_clock: Clock) -> None:
+    async with (
+        open_network() as network,
+        open_edge(network, mobile=True) as edge,
+        edge.call() as phone,
+    ):
+        await phone.heard(60)
+        edge.ways[0].after["owners_of"] = stands_still(edge, autojump_clock)
+        edge.ways[0].cut = True
+        await trio.sleep(1.0)
+        edge.ways[0].cut = False
+        await is_silent_until_asked(edge, phone)
+
+
+def stands_still(edge: VirtualEdge, clock: Clock) -> Happens:
+    async def stand_still() -> None:
+        clock.jump(1.0)
+        edge.ways[0].closed = True
+
+    return stand_still
+
+
+async def is_silent_until_asked(edge: VirtualEdge, phone: Phone) -> None:
+    await until(lambda: edge.ways[0].closed)
+    await trio.sleep(0.02)
+    heard = phone.caller.journal.received
+    await trio.sleep(1.0)
+    assert phone.caller.journal.received == heard
+    edge.ways[0].closed = False
+    await phone.heard(50)
+
+
+async def test_who_is_fenced_by_an_answer_says_nothing_more(autojump_clock: Clock) -> None:
+    async with (
+        open_network() as network,
+        open_edge(network, transceivers=2, mobile=True) as edge,
+        edge.call() as phone,
+    ):
+        await phone.heard(60)
+        keeper = custody(edge, 0).keeper(name(phone))
+        assert keeper is not None
+        other = keeper.claim.next_of(edge.transceivers[1].slot)
+        assert await edge.registry.sessions.claim(other) == other
+        keeper.change(at_once=True)
+        await until(lambda: keeper.session.reason)
+        assert keeper.session.reason is EndReason.FENCED
+        await trio.sleep(0.5)
+        assert keeper.session.voice is Voice.NONE
 
 
 async def test_an_old_answer_ends_no_session_that_has_come_back(autojump_clock: Clock) -> None:
@@ -300,18 +347,23 @@ async def test_who_leaves_at_the_same_time_passes_on_what_it_was_given(
     async with (
         open_network() as network,
         open_edge(network, transceivers=3, mobile=True) as edge,
-        edge.call(0) as first,
-        edge.call(0) as second,
-        edge.call(1) as third,
-        edge.call(1) as fourth,
+        trio.open_nursery() as nursery,
+        AsyncExitStack() as stack,
     ):
-        phones = first, second, third, fourth
+        first, second, last = edge.transceivers
+        others = [each for each in await edge.registry.transceivers() if each.slot != second.slot]
+        phones = [await stack.enter_async_context(edge.call(0))]
+        given = None
+        while given is None or given.slot != first.slot:
+            phones.append(await stack.enter_async_context(edge.call(1)))
+            given = heir(name(phones[-1]), others)
         for phone in phones:
             await phone.heard(30)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(edge.transceivers[0].drain)
-            nursery.start_soon(edge.transceivers[1].drain)
-        assert edge.transceivers[2].sessions == 4
+        edge.ways[0].before["put_transceiver"] = partial(trio.sleep, 0.3)  # so nobody knows yet
+        nursery.start_soon(first.drain)
+        await trio.sleep(0.1)
+        await second.drain()
+        await until(lambda: last.sessions == len(phones))
         for phone in phones:
             await phone.heard(30)
 
@@ -404,3 +456,110 @@ async def test_a_drain_that_runs_out_of_time_leaves_the_call_to_its_heir(
             if frozen:
                 await phone.heard(50)
                 assert edge.transceivers[0].totals.ended == {EndReason.MOVED: 1}
+
+
+async def test_what_does_not_fit_into_a_checkpoint_says_goodbye(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TransceiverConfig(drain_seconds=1)
+    async with (
+        open_network() as network,
+        open_edge(network, transceivers=2, mobile=True, config=config) as edge,
+        edge.call() as large,
+    ):
+        monkeypatch.setattr(custody(edge, 0).vault, "seal", too_large)
+        await large.heard(60)
+        await edge.transceivers[0].drain()
+        assert edge.transceivers[0].totals.ended == {EndReason.SHUTDOWN: 1}
+        await until(lambda: large.caller.closed)
+
+
+def too_large(checkpoint: Checkpoint) -> bytes:
+    raise LocalProtocolError("the session is too large for a checkpoint")
+
+
+async def test_a_bug_in_one_hand_over_keeps_no_other_call(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        open_network() as network,
+        open_edge(network, transceivers=2, mobile=True) as edge,
+        edge.call() as one,
+        edge.call() as other,
+    ):
+        await one.heard(60)
+        await other.heard(60)
+        keeper = custody(edge, 0).keeper(name(one))
+
+        async def fail(store: object, keeper_of: Keeper) -> Checkpoint | None:
+            if keeper_of is keeper:
+                raise ZeroDivisionError
+            return await stored(custody(edge, 0), keeper_of)
+
+        stored = Custody.store_exact
+        monkeypatch.setattr(Custody, "store_exact", fail)
+        await edge.transceivers[0].drain()
+        assert edge.transceivers[0].totals.ended == {
+            EndReason.INTERNAL_ERROR: 1,
+            EndReason.MOVED: 1,
+        }
+        await other.heard(50)
+
+
+async def test_a_registry_that_is_emptied_midway_costs_no_call(autojump_clock: Clock) -> None:
+    async with (
+        open_network() as network,
+        open_edge(network, transceivers=2, mobile=True) as edge,
+        edge.call() as phone,
+    ):
+        await phone.heard(60)
+
+        async def empty() -> None:
+            edge.registry.sessions.empty()
+
+        edge.ways[0].after["owner_of"] = empty
+        await edge.transceivers[0].drain()
+        assert edge.transceivers[0].totals.ended == {EndReason.MOVED: 1}
+        await phone.heard(50)
+
+
+async def test_a_call_that_is_over_before_it_moves_is_over_for_its_backend(
+    autojump_clock: Clock,
+) -> None:
+    backend = Parting()
+    async with (
+        open_network() as network,
+        open_edge(network, transceivers=2, mobile=True, backend=backend) as edge,
+        edge.call() as phone,
+    ):
+        await phone.heard(60)
+
+        async def hang_up() -> None:
+            edge.transceivers[0].hang_up(name(phone))
+
+        edge.ways[0].after["owner_of"] = hang_up
+        await edge.transceivers[0].drain()
+        assert edge.transceivers[0].totals.ended == {EndReason.HANGUP: 1}
+        assert backend.counts == {"over": 1}
+
+
+async def test_a_claim_on_what_could_not_be_loaded_is_not_held_on_to(
+    autojump_clock: Clock,
+) -> None:
+    async with (
+        open_network() as network,
+        open_edge(network, transceivers=2, mobile=True) as edge,
+        edge.call() as phone,
+    ):
+        await phone.heard(60)
+
+        async def go() -> None:
+            edge.ways[1].closed = True
+
+        edge.ways[1].before["load"] = go
+        edge.cut_off(0)
+        await until(lambda: edge.ways[1].closed)
+        await trio.sleep(1.0)
+        assert len(custody(edge, 1)._fence) == 0
+        edge.ways[1].closed = False
+        await phone.heard(50)

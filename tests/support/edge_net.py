@@ -177,7 +177,7 @@ class Phone:
                 self._send(self.caller.receive(datagram, now=trio.current_time()))
 
     async def _tick(self) -> None:
-        while True:
+        while not self.caller.closed:
             self._send(self.caller.tick(now=trio.current_time()))
             deadline = self.caller.deadline
             await trio.sleep(0.005 if deadline == inf else max(deadline - trio.current_time(), 0))

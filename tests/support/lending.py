@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from edge.address import Address
-from edge.webrtc.ice import IceCredentials, IceSnapshot, PathState
+from edge.webrtc.ice_credentials import IceCredentials
+from edge.webrtc.ice_paths import PathState
+from edge.webrtc.ice_snapshot import IceSnapshot
 from edge.webrtc.keys import SrtpProfile
 from edge.webrtc.media import Media
 from edge.webrtc.offload import Hear, Heard, Incoming, Outgoing, Received, RtpKeys, Sent

@@ -95,7 +95,7 @@ class VirtualNetwork:
         self._latest: dict[tuple[Address, Address], float] = {}
         self._order = itertools.count()
         self._in_flight: list[tuple[float, int, bytes, Address, Address]] = []
-        self._changed = trio.Event()
+        self._until_due = trio.CancelScope()
 
     def socket(self, address: Address) -> VirtualSocket:
         return VirtualSocket(self, self._bound(address))
@@ -110,13 +110,12 @@ class VirtualNetwork:
     async def run(self) -> None:
         """Deliver what is sent, forever."""
         while True:
-            self._changed = trio.Event()
             due = self._in_flight[0][0] if self._in_flight else math.inf
             if due <= trio.current_time():
                 self._deliver()
                 continue
-            with trio.move_on_at(due):
-                await self._changed.wait()
+            with trio.CancelScope(deadline=due) as self._until_due:
+                await trio.sleep_forever()
 
     def _bound(self, address: Address) -> Address:
         address = (address[0], address[1] or next(self._ports))
@@ -138,11 +137,14 @@ class VirtualNetwork:
             due += fate.later
         else:
             due = self._latest[flow] = max(due, self._latest.get(flow, due))
-        if not self._in_flight or due < self._in_flight[0][0]:
-            self._changed.set()
         for copy in range(1 + fate.doubled):
-            entry = due + copy * fate.later, next(self._order), data, source, destination
-            heapq.heappush(self._in_flight, entry)
+            self._carry(due + copy * fate.later, data, flow)
+
+    def _carry(self, due: float, data: bytes, flow: tuple[Address, Address]) -> None:
+        """Let a datagram arrive at this time on Trio's clock."""
+        heapq.heappush(self._in_flight, (due, next(self._order), data, *flow))
+        if due < self._until_due.deadline:
+            self._until_due.deadline = due
 
     def _deliver(self) -> None:
         _, _, data, source, destination = heapq.heappop(self._in_flight)
@@ -183,7 +185,8 @@ class VirtualSocket:
         return len(self._queue)
 
     async def receive_batch(self) -> list[tuple[bytes, Address]]:
-        await trio.lowlevel.checkpoint()
+        if self._queue or self._closed:
+            await trio.lowlevel.checkpoint()
         while not self._queue and not self._closed:
             self._readable = trio.Event()
             await self._readable.wait()
@@ -241,10 +244,11 @@ class VirtualPacketSocket(VirtualSocket):
     @contextlib.contextmanager
     def waits(self, other: VirtualPacketSocket) -> Iterator[Waits]:
         async def readable() -> None:
-            await trio.lowlevel.checkpoint()
-            if not self._queue and not other._queue:
-                self._readable = other._readable = trio.Event()
-                await self._readable.wait()
+            if self._queue or other._queue:
+                await trio.lowlevel.checkpoint()
+                return
+            self._readable = other._readable = trio.Event()
+            await self._readable.wait()
 
         yield Waits(readable, trio.sleep)
 

@@ -27,6 +27,8 @@ class Severed:
         self._book: SessionBook = registry.sessions
 
     async def put_transceiver(self, record: TransceiverRecord) -> None:
+        if "put_transceiver" in self.before:
+            await self.before.pop("put_transceiver")()
         self._check()
         await self._registry.put_transceiver(record)
 

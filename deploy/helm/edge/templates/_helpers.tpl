@@ -22,6 +22,20 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- if .Values.secrets.existingSecret }}{{ .Values.secrets.existingSecret }}{{ else }}{{ include "edge.fullname" . }}{{ end }}
 {{- end }}
 
+{{- /* The pod's own address, as it stands before a port */}}
+{{- define "edge.podHost" -}}
+{{- $known := list (list "IPv4") (list "IPv6") (list "IPv4" "IPv6") (list "IPv6" "IPv4") }}
+{{- if not (has .Values.ipFamilies $known) }}
+{{- fail "ipFamilies: [IPv4], [IPv6], or both, the pods' first one first" }}
+{{- end }}
+{{- first .Values.ipFamilies | eq "IPv6" | ternary "[$(POD_IP)]" "$(POD_IP)" }}
+{{- end }}
+
+{{- /* All addresses of the pod's first IP version */}}
+{{- define "edge.anyHost" -}}
+{{- first .Values.ipFamilies | eq "IPv6" | ternary "[::]" "0.0.0.0" }}
+{{- end }}
+
 {{- /* Configuration as variables: takes {section.key: value} */}}
 {{- define "edge.config" -}}
 {{- range $key, $value := . }}

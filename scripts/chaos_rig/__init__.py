@@ -1,0 +1,1 @@
+"""The rig of ``scripts/chaos`` and ``scripts/rollout``: a fleet of pods and what breaks in it."""
