@@ -276,7 +276,7 @@ async def test_forged_and_moved_leads_lead_nowhere(server: RedisServer, raw: red
         assert registry.statistics().drops == {Drop.BAD_AUTH: 1}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 2, 3])  # in each of these somebody is taken over
 async def test_no_epoch_and_no_index_is_used_twice_whatever_comes_between(
     server: RedisServer, seed: int
 ) -> None:
