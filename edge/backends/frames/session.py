@@ -94,6 +94,9 @@ class BackendSession:
         self._paused = False
         self._token = self.resumed.token if self.resumed else b""
         self._unplayed = Unplayed(self._format, self._samples(_next_ms(self.resumed)))
+        self._behind = 0
+        """Samples by which the transceiver counts less as played than was: an heir after a crash
+        begins to count from the last checkpoint."""
         self._again: deque[Piece] = deque()  # to be said before anything else
         self._again_events: list[bytes] = []
         self._questions = Questions()
@@ -209,8 +212,9 @@ class BackendSession:
                 self._may_say = self._samples(decode_milliseconds(frame.payload))
                 self._wider.set()
             case Kind.PLAYED:
-                position = self._samples(decode_milliseconds(frame.payload))
-                self._note(self._questions.answer(Kind.PLAYED, frame.payload), position)
+                position = self._samples(decode_milliseconds(frame.payload)) + self._behind
+                answer = encode_milliseconds(position * 1000 // self.rate)
+                self._note(self._questions.answer(Kind.PLAYED, answer), position)
             case Kind.QUALITY:
                 self.dropped += self._questions.answer(Kind.QUALITY, frame.payload) is None
             case _:
@@ -242,9 +246,9 @@ class BackendSession:
         self._heard, self._window = -self._waiting, self._ahead - self._waiting
         now = trio.current_time()
         self._again_events = self._recount(place, now)
-        position = self._samples(_next_ms(place))
-        if not place.exact:
-            position = max(position, self._unplayed.guess(now=now))
+        told = self._samples(_next_ms(place)) + self._behind
+        position = told if place.exact else max(told, self._unplayed.guess(now=now))
+        self._behind += position - told
         self._unplayed.begin_at(position)
         self._again = deque(self._unplayed.pieces())
         if not self._paused:
