@@ -110,6 +110,7 @@ class _Served:
         self._sessions: dict[int, Hosted] = {}
         self._lock = trio.Lock()
         self._scope = trio.CancelScope()
+        self._writing: trio.CancelScope | None = None
         self._cut = False  # the last frame was not written whole: nothing may follow it
 
     async def run(self, nursery: trio.Nursery) -> None:
@@ -132,14 +133,20 @@ class _Served:
             self._cut = True
             deadline = trio.current_time() + WRITE_SECONDS
             with (
-                trio.CancelScope(shield=True, deadline=deadline),
+                trio.CancelScope(shield=True, deadline=deadline) as self._writing,
                 suppress(trio.BrokenResourceError, trio.ClosedResourceError),
             ):
                 await self._stream.send_all(frame)
                 self._cut = False
+            self._writing = None
         if self._cut:
             self._scope.cancel()
             await trio.lowlevel.checkpoint()
+
+    def give_up(self) -> None:
+        """Wait no more for a transceiver that does not read: a session of its has an heir."""
+        if self._writing is not None:
+            self._writing.cancel()
 
     async def _read(self, nursery: trio.Nursery) -> None:
         decoder = FrameDecoder()

@@ -229,7 +229,7 @@ class Transceiver:
         ice = session.peer.ice
         ice.restart(local, remote)
         self.roster.readdress(session, set(ice.ufrags))
-        session.note_change()
+        session.note_change(at_once=True)  # the client uses them from now on
         return self._answers.answer_restart(session, local, relays, place)
 
     async def drain(self) -> None:
@@ -260,7 +260,12 @@ class Transceiver:
         now = self._environment.clock()
         for path in session.relays:
             self.roster.paths.claim(path, session, now=now)
-        self.mobility.custody.adopt(session, claim)
+        try:
+            self.mobility.custody.adopt(session, claim)
+        except BaseException:  # nobody would serve it
+            self.mobility.custody.leave(session)
+            self.roster.leave(session)
+            raise
         log.info("session taken over", session=claim.session, epoch=claim.epoch)
         await self._arrivals.add(session)
 

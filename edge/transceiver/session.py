@@ -121,6 +121,7 @@ class Session:
             self.peer.recall()
         elif self.peer.connected:
             self._connected.set()
+            self._alarm.set(self.peer.deadline)
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -276,6 +277,8 @@ class Session:
             self.end(reason)
 
     def _next_due(self) -> float:
+        if self.voice is Voice.NONE:  # nothing of the peer's is due until it has its voice back
+            return self._leash.deadline
         return min(self.peer.deadline, self._leash.deadline)
 
     def _say_goodbye(self) -> None:

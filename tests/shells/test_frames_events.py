@@ -424,6 +424,9 @@ class Turn:
         self.wrote: list[bytes] = []
         self._lost = not ours
 
+    def give_up(self) -> None:
+        pass
+
     async def send(self, frame: bytes, before: Callable[[], None] = lambda: None) -> None:
         await trio.lowlevel.checkpoint()
         if self._lost:

@@ -76,6 +76,9 @@ async def test_a_frames_backend_is_told_when_it_opens(autojump_clock: Clock) -> 
 @pytest.mark.parametrize("session", [CONFIG, msgspec.UNSET])
 def test_a_backend_in_python_reads_it(session: dict[str, object] | msgspec.UnsetType) -> None:
     class Wire:
+        def give_up(self) -> None:
+            pass
+
         async def send(self, *_: object) -> None:
             raise AssertionError
 

@@ -99,6 +99,8 @@ class Host:
         hosted.scope.deadline = trio.current_time() + self._keep_seconds
 
     def _take_up(self, hosted: Hosted, opened: Open, place: Place, number: int, wire: Wire) -> None:
+        if hosted.wire is not None and not place.exact:
+            hosted.wire.give_up()
         self.leave(hosted)
         hosted.session.take_up(opened, place, number)
         hosted.rank, hosted.number, hosted.wire = rank_of(opened), number, wire

@@ -54,6 +54,9 @@ class Wire(Protocol):
         On a connection that is lost neither happens.
         """
 
+    def give_up(self) -> None:
+        """Wait no more for what is being written: the far end has lost a session, as if dead."""
+
 
 class BackendSession:
     """One session: iterate to hear (``bytes``) and to receive events (``dict``)."""
