@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from edge.config import RelayConfig
 from edge.errors import Drop
 from edge.forwarder.protocol import FlowEntry, FlowStore
 from edge.transactions import Asked, Transactions
@@ -72,6 +73,17 @@ class FlowTable:
         # Requests on confirmed flows: each has an owner and at most one challenger.
         self._checks = Transactions(2 * max_flows)
         self._cursor = 0
+
+    @classmethod
+    def configured(cls, store: FlowStore, settings: RelayConfig) -> FlowTable:
+        """Make a table with a relay's limits."""
+        return cls(
+            store,
+            max_flows=settings.max_flows,
+            max_provisional=settings.max_provisional_flows,
+            provisional_seconds=settings.provisional_seconds,
+            idle_seconds=settings.flow_idle_seconds,
+        )
 
     def __len__(self) -> int:
         return len(self._store)

@@ -164,13 +164,7 @@ def _make_relay(base: Base, forwarder: Forwarder, proxy: Address) -> Relay:
     relay = Relay(
         forwarder,
         public=proxy,
-        flows=FlowTable(
-            forwarder.flows,
-            max_flows=settings.max_flows,
-            max_provisional=settings.max_provisional_flows,
-            provisional_seconds=settings.provisional_seconds,
-            idle_seconds=settings.flow_idle_seconds,
-        ),
+        flows=FlowTable.configured(forwarder.flows, settings),
         sealer=base.sealer,
         cluster=base.config.registry.cluster,
         fleet=base.directory,

@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from edge.audio.pacer import Pacer
-from edge.errors import EndReason, LocalProtocolError
+from edge.errors import EndReason
 from edge.registry.lease import Lease
 from edge.registry.protocol import RegistryUnavailable
 from edge.registry.sessions import SESSION_SECONDS, Claim, Slot, StoreOutcome
@@ -269,14 +269,11 @@ class Custody:
         return keeper
 
     def _begin_store(self, keeper: Keeper, checkpoint: Checkpoint) -> None:
-        try:
-            sealed = self.vault.seal(checkpoint)
-        except LocalProtocolError as error:  # the call goes on, and can not be taken over
-            log.warning("checkpoint failed", session=checkpoint.claim.session, error=str(error))
-            keeper.too_large = True
+        sealed = self.vault.seal(checkpoint)
+        keeper.too_large = sealed is None
+        if sealed is None:  # the call goes on, and can not be taken over
             self._take_answer(keeper, checkpoint, Answer.REFUSED)
             return
-        keeper.too_large = False
         self._start(partial(self._store, keeper, checkpoint, sealed))
 
     async def _store(self, keeper: Keeper, checkpoint: Checkpoint, sealed: bytes) -> None:
@@ -289,12 +286,8 @@ class Custody:
         self._take_answer(keeper, checkpoint, answer)
 
     async def _store_last(self, checkpoint: Checkpoint) -> StoreOutcome | None:
-        try:
-            sealed = self.vault.seal(checkpoint)
-        except LocalProtocolError as error:
-            log.warning("checkpoint failed", session=checkpoint.claim.session, error=str(error))
-            return StoreOutcome.TOO_LONG
-        return await self.vault.store(checkpoint, sealed)
+        sealed = self.vault.seal(checkpoint)
+        return await self.vault.store(checkpoint, sealed) if sealed else StoreOutcome.TOO_LONG
 
     def _take_answer(self, keeper: Keeper, checkpoint: Checkpoint, answer: Answer) -> None:
         """Give an heir its voice before it is told what may leave now."""

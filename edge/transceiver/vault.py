@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 import trio
 
-from edge.errors import RemoteProtocolError
+from edge.errors import LocalProtocolError, RemoteProtocolError
 from edge.registry.protocol import RegistryUnavailable
 from edge.registry.sessions import (
     Claim,
@@ -77,9 +77,13 @@ class Vault:
             stored = await self._book.load(claim)
         return None if stored is None else self._open(stored)
 
-    def seal(self, checkpoint: Checkpoint) -> bytes:
-        """See ``CheckpointKeys.seal``."""
-        return self._keys.seal(checkpoint)
+    def seal(self, checkpoint: Checkpoint) -> bytes | None:
+        """Seal a checkpoint; None for one that is too long to be stored."""
+        try:
+            return self._keys.seal(checkpoint)
+        except LocalProtocolError as error:
+            log.warning("checkpoint failed", session=checkpoint.claim.session, error=str(error))
+            return None
 
     async def store(self, checkpoint: Checkpoint, sealed: bytes) -> StoreOutcome | None:
         """Store a checkpoint, with what leads to it; None: it is not known what came of it."""

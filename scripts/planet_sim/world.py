@@ -116,13 +116,7 @@ class _Builder:
         relay = Relay(
             forwarder,
             public=public,
-            flows=FlowTable(
-                forwarder.flows,
-                max_flows=settings.max_flows,
-                max_provisional=settings.max_provisional_flows,
-                provisional_seconds=settings.provisional_seconds,
-                idle_seconds=settings.flow_idle_seconds,
-            ),
+            flows=FlowTable.configured(forwarder.flows, settings),
             sealer=self._world._sealer,
             cluster=self._cluster.number,
             fleet=self._directory,

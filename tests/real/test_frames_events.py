@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import trio
 
+from edge.backends.frames.backend import FramesBackend
 from edge.backends.frames.opening import Left
 from edge.backends.protocol import Resumed
 from tests.real.test_frames import NODE, backend_process, frames
@@ -93,6 +94,24 @@ def ups(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"^up (\d+)\n", text, re.MULTILINE)]
 
 
+async def take_up(
+    backend: FramesBackend, nursery: trio.Nursery, text: str
+) -> tuple[Client, Resumed, int]:
+    """Go on from the last checkpoint that a caller wrote down, and repeat what it said since.
+
+    Returns the heir, what it resumed, and how many events the caller had sent.
+    """
+    stored, token = re.findall(r"^stored (\d+) (\w+)\n", text, re.MULTILINE)[-1]
+    resumed = Resumed(epoch=2, played=0, heard=0, token=bytes.fromhex(token))
+    heir = Client(backend, resumed=resumed)
+    nursery.start_soon(heir.run)
+    sent = last(text, "sends") + 1
+    for number in range(int(stored), sent + 50):
+        heir.conversation.receive_event(b'{"number":%d}' % number)
+        await trio.sleep(0.002)
+    return heir, resumed, sent
+
+
 async def until(process: Child, fits: Callable[[str], bool]) -> None:
     with trio.fail_after(20.0):
         await process.stdout.wait_for(fits)
@@ -110,14 +129,7 @@ async def test_no_event_is_lost_and_none_is_taken_twice(end: signal.Signals) -> 
         former.signal(end)
         await trio.sleep(0.6)
         text = former.stdout.text
-        stored, token = re.findall(r"^stored (\d+) (\w+)\n", text, re.MULTILINE)[-1]
-        resumed = Resumed(epoch=2, played=0, heard=0, token=bytes.fromhex(token))
-        heir = Client(backend, resumed=resumed)
-        nursery.start_soon(heir.run)
-        sent = last(text, "sends") + 1
-        for number in range(int(stored), sent + 50):
-            heir.conversation.receive_event(b'{"number":%d}' % number)
-            await trio.sleep(0.002)
+        heir, _, sent = await take_up(backend, nursery, text)
         await until(backend_child, lambda text: last(text, "up") >= sent + 49)
         before, after = came(text), numbers(heir)
         assert ups(backend_child.stdout.text) == list(range(sent + 50))
@@ -144,14 +156,7 @@ async def test_a_backend_in_node_loses_and_doubles_nothing_either() -> None:
         former.signal(signal.SIGSTOP)
         await trio.sleep(0.2)
         text = former.stdout.text
-        stored, token = re.findall(r"^stored (\d+) (\w+)\n", text, re.MULTILINE)[-1]
-        resumed = Resumed(epoch=2, played=0, heard=0, token=bytes.fromhex(token))
-        heir = Client(backend, resumed=resumed)
-        nursery.start_soon(heir.run)
-        sent = last(text, "sends") + 1
-        for number in range(int(stored), sent + 50):
-            heir.conversation.receive_event(b'{"number":%d}' % number)
-            await trio.sleep(0.002)
+        heir, resumed, sent = await take_up(backend, nursery, text)
         await until_came(heir, sent + 49)
         assert numbers(heir) == list(range(said_events(resumed.token), sent + 50))
         token = heir.conversation.resume_token()

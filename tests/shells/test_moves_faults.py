@@ -467,7 +467,7 @@ async def test_what_does_not_fit_into_a_checkpoint_says_goodbye(
         open_edge(network, transceivers=2, mobile=True, config=config) as edge,
         edge.call() as large,
     ):
-        monkeypatch.setattr(custody(edge, 0).vault, "seal", too_large)
+        monkeypatch.setattr(custody(edge, 0).vault._keys, "seal", too_large)
         await large.heard(60)
         await edge.transceivers[0].drain()
         assert edge.transceivers[0].totals.ended == {EndReason.SHUTDOWN: 1}
