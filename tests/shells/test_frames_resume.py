@@ -17,7 +17,16 @@ from edge.backends.frames.backend import FramesBackend
 from edge.backends.frames.conversation import ANSWER_SECONDS, Patience
 from edge.backends.frames.opening import Left
 from edge.backends.frames.unplayed import REPORT_SECONDS
-from edge.backends.frames.wire import Kind, Open, Place, decode_open, encode_frame
+from edge.backends.frames.wire import (
+    Frame,
+    FrameDecoder,
+    Kind,
+    Open,
+    Place,
+    decode_milliseconds,
+    decode_open,
+    encode_frame,
+)
 from edge.backends.protocol import (
     BACKEND_RESTARTED,
     MAX_RESUME_BYTES,
@@ -556,3 +565,42 @@ async def _or_cancelled(client: Client, talk: Callable[[Client, int], Awaitable[
 
 def test_numbers_differ() -> None:
     assert all(a != b for a, b in pairwise(struct.iter_unpack("<H", numbered(0.1))))
+
+
+class Busy:
+    """A connection on which others write: each frame waits for its turn."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.turn = trio.Event()
+
+    async def send(self, frame: bytes, before: Callable[[], None] = lambda: None) -> None:
+        await self.turn.wait()
+        before()
+        self.frames.append(frame)
+
+    def give_up(self) -> None:
+        raise AssertionError("nothing is being written")
+
+    def window(self) -> int:
+        """The last one that was told, in milliseconds."""
+        frames = [frame for part in self.frames for frame in FrameDecoder().decode(part)]
+        windows = [frame.payload for frame in frames if frame.kind == Kind.WINDOW]
+        return decode_milliseconds(windows[-1])
+
+
+async def test_what_a_handler_hears_while_a_session_joins_widens_the_window(
+    autojump_clock: Clock,
+) -> None:
+    opened = Open(version=1, call="rtc_1", audio="pcm16/24000", window_ms=30_000)
+    session, there = BackendSession(opened, 1, Busy()), Busy()
+    for _ in range(50):  # a second: no more may wait
+        session.receive(Frame(Kind.AUDIO, 1, PIECE))
+    place = told(epoch=2, played_ms=0, heard_ms=1000)
+    async with trio.open_nursery() as nursery:
+        session.take_up(opened, place, 1)
+        nursery.start_soon(session.join, place, there)
+        for _ in range(50):
+            await anext(session)
+        there.turn.set()
+    assert there.window() >= 500

@@ -161,7 +161,7 @@ class BackendSession:
         self._set_paused(False)
         await trio.lowlevel.checkpoint()
         if self._wire is not None:  # another transceiver will not even know of the pause
-            await self._wire.send(encode_frame(Kind.RESUME, self._number))
+            await self._wire.send(self._frame(Kind.RESUME))
 
     async def played(self) -> int:
         """Milliseconds that the client has heard in all."""
@@ -192,9 +192,9 @@ class BackendSession:
         await self._send(Kind.TOKEN, token)
 
     async def send_window(self) -> None:
-        """Say how much may come."""
+        """Say how much may come; without a connection ``join`` will."""
         if self._wire is not None:
-            await self._send(Kind.WINDOW, encode_milliseconds(self._window * 1000 // self.rate))
+            await self._wire.send(self._window_frame())
 
     async def report(self) -> None:
         """Keep an eye on what was played, for whoever takes the session up; until cancelled."""
@@ -262,9 +262,12 @@ class BackendSession:
 
         To be cancelled when the session leaves before that is done.
         """
+        told = self._window
         await self._introduce(place, wire)
         self._wire = wire
         self._joined.set()
+        if self._window != told:  # the handler has heard on while we waited for our turn
+            await self.send_window()
         await self._say_again()
 
     def _recount(self, place: Place, now: float) -> list[bytes]:
@@ -280,16 +283,15 @@ class BackendSession:
     async def _introduce(self, place: Place, wire: Wire) -> None:
         if self._paused and Kind.PAUSE not in self._questions:
             self._questions.add(Question(Kind.PAUSE), None)
-        window = encode_milliseconds(max(self._window, 0) * 1000 // self.rate)
-        frames = [(Kind.RESUMED, b""), (Kind.WINDOW, window)]
+        frames = [self._frame(Kind.RESUMED), self._window_frame()]
         if self._token != place.token:
-            frames.append((Kind.TOKEN, self._token))
-        frames += [(Kind.EVENT, event) for event in self._again_events]
-        for kind, payload in frames:
-            await wire.send(encode_frame(kind, self._number, payload))
+            frames.append(self._frame(Kind.TOKEN, self._token))
+        frames += [self._frame(Kind.EVENT, event) for event in self._again_events]
+        for frame in frames:
+            await wire.send(frame)
         while (question := self._questions.next_not_asked_on(wire)) is not None:
             question.asked_on = wire
-            await wire.send(encode_frame(question.kind, self._number))
+            await wire.send(self._frame(question.kind))
 
     async def _say_again(self) -> None:
         while self._again:
@@ -313,7 +315,7 @@ class BackendSession:
         wire = self._wire
         assert wire is not None
         self._said += piece[1]
-        await wire.send(encode_frame(Kind.AUDIO, self._number, piece[0]))
+        await wire.send(self._frame(Kind.AUDIO, piece[0]))
 
     def _set_paused(self, paused: bool) -> None:
         now = trio.current_time()
@@ -353,10 +355,17 @@ class BackendSession:
         self._heard += samples
         return audio
 
+    def _window_frame(self) -> bytes:
+        window = max(self._window, 0) * 1000 // self.rate
+        return self._frame(Kind.WINDOW, encode_milliseconds(window))
+
+    def _frame(self, kind: Kind, payload: bytes = b"") -> bytes:
+        return encode_frame(kind, self._number, payload)
+
     async def _send(self, kind: Kind, payload: bytes = b"") -> None:
         while self._wire is None:
             await self._joined.wait()
-        await self._wire.send(encode_frame(kind, self._number, payload))
+        await self._wire.send(self._frame(kind, payload))
 
     async def _send_event(self, event: bytes) -> bool:
         """Send it; False when the session has gone on elsewhere before its turn came."""
@@ -369,7 +378,7 @@ class BackendSession:
                 self.sent_events.add(event)
                 sent.append(event)
 
-        await wire.send(encode_frame(Kind.EVENT, self._number, event), before=note)
+        await wire.send(self._frame(Kind.EVENT, event), before=note)
         if not sent:  # the connection is lost, or the session has left it
             note()
         return bool(sent)
@@ -382,7 +391,7 @@ class BackendSession:
         while question.asked_on is None and question.answer is None:
             wire = self._wire
             if wire is not None:
-                frame = encode_frame(kind, self._number)
+                frame = self._frame(kind)
                 await wire.send(frame, before=partial(self._note_asked, question, wire))
             if wire is self._wire and question.asked_on is None:
                 self._questions.add(question, None)  # is asked when the session is taken up
