@@ -9,9 +9,9 @@
         await trio.sleep_forever()
 
 The handler runs once for each session, and is cancelled when the session ends on the other side.
-Returning finishes the conversation, raising fails it; others go on. Writing takes turns by a lock
-that is fair, so that sessions need no queue here. What a handler does not take in time is bounded
-by its window; of a transceiver that does not keep to it the oldest audio is dropped.
+Returning finishes the conversation, raising fails it; others go on. What they all send at one time
+is written together, and waits while a transceiver does not read. What a handler does not take in
+time is bounded by its window; where a transceiver does not keep to it the oldest audio is dropped.
 
 A handler does not notice when its session goes on at another transceiver, but for a wait. Where
 the session was not kept (``keep_seconds``) or was another process's, it begins anew, and
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Final
@@ -31,7 +31,8 @@ import structlog
 import trio
 
 from edge.address import format_address, parse_stream_address
-from edge.backends.frames.host import WRITE_SECONDS, Handler, Host, Hosted, Refused
+from edge.backends.frames.frame_writer import FrameWriter
+from edge.backends.frames.host import Handler, Host, Hosted, Refused
 from edge.backends.frames.session import BackendSession, Event
 from edge.backends.frames.wire import (
     CONNECTION,
@@ -107,46 +108,24 @@ class _Served:
     def __init__(self, stream: trio.abc.Stream, host: Host) -> None:
         self._stream = stream
         self._host = host
+        self._writer = FrameWriter(stream)
         self._sessions: dict[int, Hosted] = {}
-        self._lock = trio.Lock()
-        self._scope = trio.CancelScope()
-        self._writing: trio.CancelScope | None = None
-        self._cut = False  # the last frame was not written whole: nothing may follow it
 
     async def run(self, nursery: trio.Nursery) -> None:
         try:
-            with self._scope:
+            async with trio.open_nursery() as both:
+                both.start_soon(self._write, both.cancel_scope)
                 await self._read(nursery)
-        except (trio.BrokenResourceError, RemoteProtocolError, trio.TooSlowError) as error:
-            log.warning("transceiver lost", error=type(error).__name__)
+                both.cancel_scope.cancel()
+        except* (trio.BrokenResourceError, RemoteProtocolError, trio.TooSlowError) as errors:
+            log.warning("transceiver lost", error=type(errors.exceptions[0]).__name__)
         finally:
-            self._cut = True
             for hosted in self._here():
                 self._host.leave(hosted)
 
-    async def send(self, frame: bytes, before: Callable[[], None] = lambda: None) -> None:
-        """Write a frame; once begun it is written whole, whoever is cancelled meanwhile."""
-        async with self._lock:
-            if self._cut:
-                return
-            before()
-            self._cut = True
-            deadline = trio.current_time() + WRITE_SECONDS
-            with (
-                trio.CancelScope(shield=True, deadline=deadline) as self._writing,
-                suppress(trio.BrokenResourceError, trio.ClosedResourceError),
-            ):
-                await self._stream.send_all(frame)
-                self._cut = False
-            self._writing = None
-        if self._cut:
-            self._scope.cancel()
-            await trio.lowlevel.checkpoint()
-
-    def give_up(self) -> None:
-        """Wait no more for a transceiver that does not read: a session of its has an heir."""
-        if self._writing is not None:
-            self._writing.cancel()
+    async def _write(self, connection: trio.CancelScope) -> None:
+        await self._writer.run()
+        connection.cancel()
 
     async def _read(self, nursery: trio.Nursery) -> None:
         decoder = FrameDecoder()
@@ -161,7 +140,7 @@ class _Served:
     async def _take(self, frame: Frame, nursery: trio.Nursery) -> None:
         if frame.session == CONNECTION:
             if frame.kind == Kind.PING:
-                await self.send(encode_frame(Kind.PONG, CONNECTION, frame.payload))
+                await self._writer.send(encode_frame(Kind.PONG, CONNECTION, frame.payload))
         elif frame.kind == Kind.OPEN:
             await self._open(frame, nursery)
         elif (hosted := self._find(frame.session)) is not None:
@@ -171,7 +150,7 @@ class _Served:
                 hosted.session.dropped += 1
 
     def _receive(self, hosted: Hosted, frame: Frame) -> None:
-        if hosted.wire is not self:
+        if hosted.wire is not self._writer:
             hosted.session.receive_owed(frame)
             return
         if frame.kind != Kind.CLOSE:
@@ -186,7 +165,7 @@ class _Served:
     async def _open(self, frame: Frame, nursery: trio.Nursery) -> None:
         try:
             opened = decode_open(frame.payload)
-            hosted = self._host.open(opened, frame.session, self, nursery)
+            hosted = self._host.open(opened, frame.session, self._writer, nursery)
             self._sessions[frame.session] = hosted
         except RemoteProtocolError:
             await self._close(frame.session, CloseReason.VERSION)
@@ -196,17 +175,17 @@ class _Served:
     def _find(self, number: int) -> Hosted | None:
         """The session of this number, unless it is over or for good somewhere else."""
         hosted = self._sessions.get(number)
-        if hosted is not None and (hosted.done or not hosted.expects(self)):
+        if hosted is not None and (hosted.done or not hosted.expects(self._writer)):
             del self._sessions[number]
             return None
         return hosted
 
     def _here(self) -> list[Hosted]:
         found = [self._find(number) for number in tuple(self._sessions)]
-        return [hosted for hosted in found if hosted is not None and hosted.wire is self]
+        return [hosted for hosted in found if hosted is not None and hosted.wire is self._writer]
 
     async def _close(self, number: int, reason: CloseReason) -> None:
-        await self.send(encode_frame(Kind.CLOSE, number, encode_close(reason)))
+        await self._writer.send(encode_frame(Kind.CLOSE, number, encode_close(reason)))
 
 
 async def _listen(address: str) -> list[trio.SocketListener]:

@@ -21,6 +21,7 @@ from edge.transceiver.keeper import Keeper
 from edge.transceiver.session import Session
 from edge.transceiver.takeover import TakeOver
 from edge.transceiver.vault import leads
+from edge.transceiver.voice import SILENT_ENDS
 
 AT_ONCE: Final = 8
 """Sessions that move at the same time; each is silent for a moment."""
@@ -113,7 +114,7 @@ class HandOver:
             session.end(EndReason.FENCED)
             return
         owner = await self._claim_for(keeper.claim, record.slot)
-        if session.reason is not None:  # it was hung up meanwhile
+        if session.reason not in (None, *SILENT_ENDS):  # it was hung up meanwhile
             await self._custody.vault.forget(keeper.claim.next_of(record.slot))
             return
         for lead in leads(checkpoint):

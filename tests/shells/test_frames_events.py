@@ -339,10 +339,11 @@ class RawTransceiver:
 
     async def came(self) -> list[bytes]:
         """All events so far."""
+        data = b""
         with trio.move_on_after(0.1):
-            frames = FrameDecoder().decode(await self.stream.receive_some(65_536))
-            return [frame.payload for frame in frames if frame.kind == Kind.EVENT]
-        return []
+            while True:
+                data += await self.stream.receive_some(65_536)
+        return [each.payload for each in FrameDecoder().decode(data) if each.kind == Kind.EVENT]
 
 
 class RawWorld:

@@ -322,6 +322,28 @@ async def test_a_call_that_is_hung_up_in_its_own_move_is_over(autojump_clock: Cl
         assert await owner(edge, phone) is None
 
 
+async def test_an_owner_that_hears_of_the_claim_it_made_for_its_heir_leaves_him_the_call(
+    autojump_clock: Clock,
+) -> None:
+    async with (
+        open_network() as network,
+        open_edge(network, transceivers=2, mobile=True) as edge,
+        edge.call() as phone,
+    ):
+        await phone.heard(60)
+        keeper = custody(edge, 0).keeper(name(phone))
+        assert keeper is not None
+
+        async def stand_still_and_ask() -> None:
+            keeper.session.end(EndReason.FENCED)
+
+        edge.ways[0].after["claim"] = stand_still_and_ask
+        await edge.transceivers[0].drain()
+        await phone.heard(50)
+        assert edge.transceivers[1].sessions == 1
+        assert missing(phone) == 0
+
+
 async def test_a_call_that_ends_while_the_registry_is_away_is_forgotten_later(
     autojump_clock: Clock,
 ) -> None:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import Final
 
 import structlog
 import trio
 
+from edge.backends.frames.frame_writer import WRITE_SECONDS
 from edge.backends.frames.session import BackendSession, Wire
 from edge.backends.frames.wire import CloseReason, Kind, Open, Place, encode_close, encode_frame
-
-WRITE_SECONDS: Final = 5.0
-"""For one frame; a transceiver that takes longer is gone."""
 
 log = structlog.get_logger()
 
