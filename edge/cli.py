@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn, Protocol, get_args
@@ -23,13 +24,14 @@ import msgspec
 import structlog
 import trio
 
-from edge import __version__, logs
+from edge import __version__, logs, supervisor
 from edge.cli_flags import FLAGS, with_flags
 from edge.cli_tools import demo_voice, load_test, token, top
 from edge.config import SECRET_KEYS, Config, Section, mask_url, masked
 from edge.config_load import load_config
 from edge.errors import ConfigError
 from edge.ready import Ready, Role, StartupError
+from edge.supervisor import BEAT_SECONDS, Worker
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 DRAIN_GRACE_SECONDS: Final = 3.0
@@ -121,18 +123,35 @@ def run_role(role: Role, config: Config) -> None:
         logs.configure(config.log)
         from edge.app import run  # late: `edge --version` need not wait for OpenSSL and HTTP
 
-        runner = _Runner(run, role, config)
-        try:
-            trio.run(runner.main)
-        finally:
-            runner.close()
+        if role == "relay" and config.relay.supervise and supervisor.is_usable():
+            _run_supervised(role, config)
+        else:
+            _run(_Runner(run, role, config))
+
+
+def _run_supervised(role: Role, config: Config) -> None:
+    """Bind, then serve in a worker and all that come after it; the supervisor exits in here."""
+    from edge.app import prepare, relay, run, sockets  # noqa: F401  # the relay: for the workers
+
+    with sockets.open_sockets(role, config) as bound:
+        worker = supervisor.supervise(prepare)
+        run_worker = partial(run, sockets=bound, restarts=worker.restarts)
+        _run(_Runner(run_worker, role, config, worker))
+
+
+def _run(runner: _Runner) -> None:
+    try:
+        trio.run(runner.main)
+    finally:
+        runner.close()
 
 
 class _Runner:
-    """One run of a role under signals."""
+    """One run of a role under signals, and maybe under a supervisor."""
 
-    def __init__(self, run: Run, role: Role, config: Config) -> None:
+    def __init__(self, run: Run, role: Role, config: Config, worker: Worker | None = None) -> None:
         self._run = run
+        self._worker = worker
         self._role: Role = role
         self._config = config
         self._ready = False
@@ -149,6 +168,8 @@ class _Runner:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._watch_signals, stop, nursery.cancel_scope)
+                if self._worker is not None:
+                    nursery.start_soon(_beat, self._worker)
                 await self._run(self._role, self._config, announce=self._announce, stop=stop)
                 nursery.cancel_scope.cancel()
         except Exception as error:
@@ -185,8 +206,20 @@ class _Runner:
             udp=ready.udp,
             registry=mask_url(self._config.registry.url),
         )
+        if self._worker is not None:
+            self._worker.serve()
+            if not self._worker.is_first:
+                return
+            ready = msgspec.structs.replace(ready, pid=self._worker.supervisor)
         sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
         sys.stdout.flush()
+
+
+async def _beat(worker: Worker) -> None:
+    """Let the supervisor know that we live."""
+    while True:
+        worker.pulse.beat()
+        await trio.sleep(BEAT_SECONDS)
 
 
 _EXPECTED: Final = (OSError, StartupError, ConfigError)

@@ -117,6 +117,8 @@ class RelayConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Registry look-ups for unknown sources."""
     strangers_per_second: float = 20_000.0
     """Checks and first packets of unknown sources; over it they are dropped."""
+    supervise: bool = True
+    """Serve in a process of its own, replaced at once if it dies; ``edge relay`` on Linux only."""
     gate: bool = True
     """Keep strangers out in the kernel while they send more than the relay can take."""
     engine: str = "auto"

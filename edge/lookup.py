@@ -57,9 +57,12 @@ class Lookups(Generic[Client]):
         *,
         per_second: float,
         clock: Callable[[], float],
+        max_datagrams: int = MAX_DATAGRAMS,
     ) -> None:
+        """``max_datagrams`` is how many may wait for one client."""
         self._resolve = resolve
         self._clock = clock
+        self._max_datagrams = max_datagrams
         self._bucket = TokenBucket(per_second, now=clock())
         self._waiting: dict[Client, deque[Retry]] = {}
         self._asked: deque[Client] = deque()
@@ -73,7 +76,7 @@ class Lookups(Generic[Client]):
         """Keep a datagram until its client has been looked up, or return what was dropped."""
         held = self._waiting.get(client)
         if held is not None:
-            full = len(held) == MAX_DATAGRAMS
+            full = len(held) == self._max_datagrams
             held.append(retry)
             return Drop.QUEUE_FULL if full else None
         if now < self._absent.get(client, -math.inf):
@@ -82,7 +85,7 @@ class Lookups(Generic[Client]):
             return Drop.TABLE_FULL
         if self._bucket.take(now=now):
             return Drop.RATE_LIMIT
-        self._waiting[client] = deque([retry], maxlen=MAX_DATAGRAMS)
+        self._waiting[client] = deque([retry], maxlen=self._max_datagrams)
         self._asked.append(client)
         self._unserved.release()
         return None

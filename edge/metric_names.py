@@ -27,6 +27,9 @@ class Family:
 
 FAMILIES: Final[Mapping[str, Family]] = {
     "edge_build_info": Family("gauge", "Always 1; the version is the label.", ("version",)),
+    "edge_relay_worker_restarts_total": Family(
+        "counter", "Workers of `edge relay` that died and were replaced."
+    ),
     "edge_relay_packets_total": Family("counter", "Datagrams forwarded.", ("direction",)),
     "edge_relay_bytes_total": Family("counter", "Bytes of datagrams forwarded.", ("direction",)),
     "edge_relay_wakes_total": Family("counter", "Wakes of the forwarder that found something."),

@@ -15,41 +15,40 @@ A part is plugged in with one line where it is made:
     metrics.add_http(http_server)
     metrics.add_refusals(refusals)                   # of signaling
     metrics.add_drops("socket", lambda: sockets.statistics().drops)
-    metrics.render()                                 # text format 0.0.4
 
-Parts of the same kind add up. Labels take their values from enums only, so no client can make one.
+``exposition`` makes the page of it. Parts of the same kind add up. Labels take their values from
+enums only, so no client can make one.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, Protocol, TypeAlias
-
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from edge import __version__
-from edge.backends.frames.backend import FramesStatistics
-from edge.backends.protocol import CallQuality
-from edge.datagram import DatagramStatistics
 from edge.errors import Drop, EndReason
-from edge.forwarder.gatekeeper import GateStatistics
-from edge.http.problem import Cause
-from edge.http.server import HttpEvent
-from edge.metric_names import FAMILIES, HISTOGRAMS
-from edge.registry.directory import DirectoryStatistics
-from edge.registry.protocol import RegistryStatistics
-from edge.relay import RelayStatistics
-from edge.tcp_connections import TcpStatistics
-from edge.transceiver.admission import Admission
-from edge.transceiver.client_channels import ChannelCounts
-from edge.transceiver.custody import CustodyCounts
-from edge.transceiver.losses import Losses
-from edge.webrtc.nack import Repair
+from edge.metric_names import HISTOGRAMS
 
+if TYPE_CHECKING:  # a relay counts little of this, and must start quickly
+    from edge.backends.frames.backend import FramesStatistics
+    from edge.backends.protocol import CallQuality
+    from edge.datagram import DatagramStatistics
+    from edge.forwarder.gatekeeper import GateStatistics
+    from edge.http.problem import Cause
+    from edge.http.server import HttpEvent
+    from edge.registry.directory import DirectoryStatistics
+    from edge.registry.protocol import RegistryStatistics
+    from edge.relay import RelayStatistics
+    from edge.tcp_connections import TcpStatistics
+    from edge.transceiver.admission import Admission
+    from edge.transceiver.client_channels import ChannelCounts
+    from edge.transceiver.custody import CustodyCounts
+    from edge.transceiver.losses import Losses
+    from edge.webrtc.nack import Repair
+
+Labels: TypeAlias = tuple[str, ...]
 Part: TypeAlias = Literal["relay", "transceiver", "registry", "socket", "backend"]
 
 
@@ -103,23 +102,35 @@ class HttpCounts(Protocol):
         """Connections that are open now."""
 
 
+class Times:
+    """A histogram: how many values there were up to each bound, the last beyond all, and a sum."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+        self._bounds = bounds
+
+    def observe(self, value: float) -> None:
+        """Count a value; a bound belongs to what is below."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+
 class Metrics:
-    """The metrics of one process, in a registry of their own."""
+    """The metrics of one process."""
 
     def __init__(self, *, version: str = __version__) -> None:
         self._sources: list[Callable[[_Scrape], None]] = []
-        self._registry = CollectorRegistry()
-        self._registry.register(_PartsCollector(self._sources))
-        self._times = {
-            name: Histogram(name, text, buckets=buckets, registry=self._registry)
-            for name, (text, buckets) in HISTOGRAMS.items()
-        }
-        ProcessCollector(registry=self._registry)
+        self.times = {name: Times(bounds) for name, (_, bounds) in HISTOGRAMS.items()}
+        """What was observed, by metric."""
         self._sources.append(lambda scrape: scrape.add("edge_build_info", 1, version))
 
-    def render(self) -> bytes:
-        """Read every part and write the Prometheus text format, version 0.0.4."""
-        return generate_latest(self._registry)
+    def read(self) -> Mapping[str, Mapping[Labels, float]]:
+        """Read every part: values by metric and labels."""
+        scrape = _Scrape()
+        for source in self._sources:
+            source(scrape)
+        return scrape.samples
 
     def observe_setup(self, seconds: float) -> None:
         """Note how long a session took from its offer until it was connected."""
@@ -149,6 +160,10 @@ class Metrics:
 
         self._sources.append(collect)
 
+    def add_restarts(self, count: int) -> None:
+        """Tell how often the supervisor has replaced its worker."""
+        self._sources.append(lambda scrape: scrape.add("edge_relay_worker_restarts_total", count))
+
     def add_tcp(self, read: Callable[[], TcpStatistics]) -> None:
         """Read a relay's TCP socket."""
 
@@ -173,6 +188,8 @@ class Metrics:
 
     def add_transceiver(self, transceiver: SessionCounts) -> None:
         """Read a transceiver."""
+
+        from edge.webrtc.nack import Repair
 
         def collect(scrape: _Scrape) -> None:
             scrape.add("edge_sessions", transceiver.sessions)
@@ -266,6 +283,8 @@ class Metrics:
     def add_http(self, server: HttpCounts) -> None:
         """Read an HTTP server."""
 
+        from edge.http.server import HttpEvent
+
         def collect(scrape: _Scrape) -> None:
             scrape.add("edge_http_connections", server.connections)
             for event in HttpEvent:
@@ -284,7 +303,7 @@ class Metrics:
 
     def _observe(self, name: str, value: float | None) -> None:
         if value is not None:
-            self._times[name].observe(value)
+            self.times[name].observe(value)
 
     def add_drops(self, part: Part, read: Callable[[], Mapping[Drop, int]]) -> None:
         """Read the drops of whatever else counts them."""
@@ -295,7 +314,7 @@ class _Scrape:
     """The samples of one scrape; equal names and labels add up."""
 
     def __init__(self) -> None:
-        self.samples: dict[str, dict[tuple[str, ...], float]] = {}
+        self.samples: dict[str, dict[Labels, float]] = {}
 
     def add(self, name: str, value: float, *labels: str) -> None:
         family = self.samples.setdefault(name, {})
@@ -304,24 +323,3 @@ class _Scrape:
     def add_drops(self, part: Part, drops: Mapping[Drop, int]) -> None:
         for reason, count in drops.items():
             self.add("edge_drops_total", count, part, reason.value)
-
-
-class _PartsCollector(Collector):
-    def __init__(self, sources: list[Callable[[_Scrape], None]]) -> None:
-        self._sources = sources
-
-    def collect(self) -> Iterator[Metric]:
-        scrape = _Scrape()
-        for source in self._sources:
-            source(scrape)
-        for name, samples in scrape.samples.items():
-            yield _metric(name, samples)
-
-
-def _metric(name: str, samples: Mapping[tuple[str, ...], float]) -> Metric:
-    family = FAMILIES[name]
-    make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = make(name, family.help, labels=family.labels)
-    for labels, value in samples.items():
-        metric.add_metric(labels, value)
-    return metric

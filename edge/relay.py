@@ -36,10 +36,11 @@ from edge.relay_hops import Fleet, Hops
 from edge.routing import FlowTable
 from edge.token import TokenSealer
 from edge.wire.spp import Path, decode_give, decode_path
-from edge.wire.stun import MessageClass, peek, peek_username
+from edge.wire.stun_peek import MessageClass, peek, peek_username
 
 HOUSEKEEPING_SECONDS: Final = 0.5
-LOOKUP_TASKS: Final = 8
+LOOKUP_TASKS: Final = 32
+"""Under way at once: after a restart all flows are looked up, each some milliseconds long."""
 LOOKUP_TIMEOUT: Final = 1.0  # seconds
 
 log = structlog.get_logger()

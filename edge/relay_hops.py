@@ -5,7 +5,7 @@ The forwarder is told of each. A hop that is gone leaves its flows to heirs, cho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final, NamedTuple, Protocol
@@ -14,9 +14,9 @@ import trio
 
 from edge.address import Address
 from edge.forwarder.protocol import FIRST_PEER, Forwarder
-from edge.registry.protocol import RelayRecord, TransceiverRecord
+from edge.registry.heirs import able, heir
+from edge.registry.protocol import RelayRecord, Slot, TransceiverRecord
 from edge.relay_peers import Peers
-from edge.rendezvous import weigh
 from edge.routing import FlowTable, Heir
 from edge.wire.spp import Path
 
@@ -58,7 +58,7 @@ class Hops:
         self.peers = Peers(cluster)
         self._forwarder = forwarder
         self._fleet = fleet
-        self._heirs: tuple[int, ...] = ()
+        self._heirs: tuple[Slot, ...] = ()
         self._gone: set[int] = set()
         self._met = trio.Event()
 
@@ -73,7 +73,7 @@ class Hops:
             self._forwarder.set_hop(hop, address, group=group, public=public)
         self._gone = (self._gone | self.known.keys()) - hops.keys()
         self.known = hops
-        self._heirs = _able(self._fleet.transceivers)
+        self._heirs = able(self._fleet.transceivers)
         self._met.set()
 
     def heir(self, path: Path) -> int:
@@ -81,7 +81,7 @@ class Hops:
 
         Rendezvous hashing by path: the relay does not know the session. Who is asked finds it.
         """
-        return max(self._heirs, key=lambda slot: weigh(str(slot), path), default=0)
+        return heir(path, self._heirs) or 0
 
     async def bury(self, flows: FlowTable) -> None:
         """Give the flows of the gone to their heirs, whenever somebody has come or gone."""
@@ -97,15 +97,15 @@ class Hops:
         Where nobody is left to inherit they wait for one to come: a relay of that cluster, or a
         transceiver.
         """
-        heir, candidates = self._heirs_of(hop)
+        choose, candidates = self._heirs_of(hop)
         if not candidates:
             return
         self._gone.discard(hop)
         places = max(1, HASHES_A_STEP // candidates)
-        cursor = flows.drop_hop(hop, heir, places=places)
+        cursor = flows.drop_hop(hop, choose, places=places)
         while cursor:
             await trio.lowlevel.checkpoint()
-            cursor = flows.drop_hop(hop, heir, cursor=cursor, places=places)
+            cursor = flows.drop_hop(hop, choose, cursor=cursor, places=places)
 
     def _heirs_of(self, hop: int) -> tuple[Heir, int]:
         """Who inherits from a hop, by path, and among how many he is chosen."""
@@ -113,11 +113,3 @@ class Hops:
             return self.heir, len(self._heirs)
         cluster = self.peers.cluster_of(hop)
         return partial(self.peers.choose, cluster), self.peers.count(cluster)
-
-
-def _able(living: Iterable[TransceiverRecord]) -> tuple[int, ...]:
-    """Those who may inherit: who drains does when all do."""
-    everybody = tuple(living)
-    return tuple(int(one.slot) for one in everybody if not one.draining) or tuple(
-        int(one.slot) for one in everybody
-    )

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 import trio
+from reporting import json_option, write_json
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -159,13 +160,12 @@ def table(result: Result) -> str:
 @click.command()
 @click.option("--calls", default=200, show_default=True, help="Offers that are counted.")
 @click.option("--pause", default=0.1, show_default=True, help="Seconds between two.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write figures here.")
+@json_option
 def main(calls: int, pause: float, json_file: Path | None) -> None:
     """Measure the CPU of an answer."""
     result = trio.run(measure, calls, pause)
     click.echo(table(result))
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_json(json_file, result)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import queue
 import sys
 import threading
@@ -27,6 +26,8 @@ from typing import Final
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from reporting import write_json
 
 from edge.audio import opus, opus_library
 from edge.audio.codec import Decoder, make_decoder, make_encoder
@@ -320,8 +321,7 @@ def main() -> None:
     print(f"{opus_library.version()}, Python {sys.version.split()[0]}; per frame of 20 ms")
     for title, rows in results.items():
         show(title, rows)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    write_json(options.json, results)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from edge.registry.redis import open_redis_registry
 from edge.registry.sessions import Claim, SessionBook, Slot, StoreOutcome
 from edge.transceiver.checkpoint import Checkpoint, CheckpointKeys
-from edge.transceiver.checkpoint_writer import Answer, CheckpointWriter
+from edge.transceiver.checkpoint_writer import CHANGE_SECONDS, Answer, CheckpointWriter
 from edge.webrtc.reserve import Reserve
 from tests.support.redis_server import running_redis
 from tests.support.session_values import CLAIM, NOW, SECRET, stored, write_checkpoint
@@ -36,12 +36,12 @@ def microseconds(operation: Callable[[], object], rounds: int = ROUNDS) -> float
     return (time.process_time() - start) / rounds * 1e6
 
 
-def count_writes(seconds: float, *, packets: int, changes: float) -> int:
+def count_writes(seconds: float, *, packets: int, changes: float, within: float) -> int:
     """Writes of one session that sends so many packets and changes so often a second."""
     writer, now, writes, next_change = CheckpointWriter(now=0.0), 0.0, 0, 0.0
     while now < seconds:
         if now >= next_change:
-            writer.change(now=now)
+            writer.change(now=now, within=within)
             next_change = now + 1 / changes if changes else seconds
         used = Reserve(rtp=int(now * packets))
         if writer.look(used, now=now):
@@ -70,14 +70,16 @@ def print_sizes(keys: CheckpointKeys) -> None:
 def print_writes(bytes_each: int) -> None:
     """How often a session is written in ten minutes."""
     print("\nten minutes of                    writes  a minute  bytes/s")
-    for name, packets, changes in (
-        ("silence", 0, 0.0),
-        ("talk, 50 packets/s", 50, 0.0),
-        ("talk, 100 packets/s", 100, 0.0),
-        ("talk, and a change every 5 s", 50, 0.2),
-        ("talk, and 100 changes/s", 50, 100.0),
+    for name, packets, changes, within in (
+        ("silence", 0, 0.0, CHANGE_SECONDS),
+        ("talk, 50 packets/s", 50, 0.0, CHANGE_SECONDS),
+        ("talk, 100 packets/s", 100, 0.0, CHANGE_SECONDS),
+        ("talk, and a change every 5 s", 50, 0.2, CHANGE_SECONDS),
+        ("talk, and 100 changes/s", 50, 100.0, CHANGE_SECONDS),
+        ("talk, and 10 messages/s", 50, 10.0, 0.0),
+        ("talk, and 100 messages/s", 50, 100.0, 0.0),
     ):
-        writes = count_writes(600.0, packets=packets, changes=changes)
+        writes = count_writes(600.0, packets=packets, changes=changes, within=within)
         print(f"{name:<32}{writes:>8}{writes / 10:>10.1f}{writes * bytes_each / 600:>9.0f}")
 
 
@@ -109,8 +111,9 @@ async def print_redis(sessions: int, seconds: float, checkpoint: Checkpoint) -> 
             for claim in claims:
                 start = trio.current_time()
                 heir = claim.next_of(Slot(2))
-                assert await registry.sessions.claim(heir) == heir
-                assert await registry.sessions.load(heir) is not None
+                held, stored = await registry.sessions.inherit(heir, claim.owner)
+                assert held == heir
+                assert stored is not None
                 took.append(trio.current_time() - start)
             print_spread("claim and load, one at a time", took)
         with server.client() as client:

@@ -25,6 +25,8 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reporting import json_option, write_json
+
 from edge.client import open_load
 from tests.support.fault_runs import Fault, Run, Scene, run_fault
 from tests.support.faults import FAULTS
@@ -175,15 +177,14 @@ def _line(row: Row) -> str:
 @click.option("--calls", default=16, show_default=True, help="Calls at the same time.")
 @click.option("--runs", default=20, show_default=True, help="How many times each fault.")
 @click.option("--only", multiple=True, type=click.Choice(NAMES), help="Not all faults.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write figures here.")
+@json_option
 def main(calls: int, runs: int, only: Sequence[str], json_file: Path | None) -> None:
     """Measure what calls hear of each fault of a fleet."""
     faults = [fault for fault in FAULTS if not only or fault.name in only]
     with running_redis() as server:
         result = trio.run(partial(measure, server, faults, calls=calls, runs=runs))
     click.echo(table(result))
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_json(json_file, result)
 
 
 if __name__ == "__main__":

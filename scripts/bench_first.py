@@ -22,6 +22,8 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reporting import json_option, write_json
+
 from edge.client import Load, LoadClient, open_load
 from tests.support.edges import Fleet, fleet
 from tests.support.redis_server import running_redis
@@ -91,7 +93,7 @@ class Probe(msgspec.Struct, frozen=True):
         return cls(
             at=trio.current_time(),
             packets=sum(call.sent + call.received for call in calls),
-            relay=Usage.read(group.relay.pid),
+            relay=Usage.read(group.relay.worker),
             transceiver=Usage.read(group.transceivers[0].pid),
             load=Usage.read(os.getpid()),
         )
@@ -223,14 +225,13 @@ def _name(percentile: int) -> str:
 @click.option("--sessions", default=100, show_default=True, help="Calls at the same time.")
 @click.option("--rate", default=20.0, show_default=True, help="Setups a second.")
 @click.option("--seconds", default=10.0, show_default=True, help="Length of the steady phase.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write figures here.")
+@json_option
 def main(sessions: int, rate: float, seconds: float, json_file: Path | None) -> None:
     """Measure the first edge under echo load."""
     with running_redis() as server:
         result = trio.run(measure, sessions, rate, seconds, server.url)
     click.echo(table(result))
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_json(json_file, result)
 
 
 if __name__ == "__main__":

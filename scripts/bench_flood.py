@@ -33,6 +33,8 @@ from bench.processes import compile_c, take_precedence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reporting import json_option, write_json
+
 from edge.client import CallRefused, Load, LoadClient, open_load
 from tests.support.edges import SERVE
 from tests.support.processes import Edge, edge
@@ -275,7 +277,7 @@ def table(figures: Figures, factor: float) -> str:
 @click.option("--seconds", type=float, default=30.0, help="With the gate.")
 @click.option("--without-seconds", type=float, default=10.0, help="Without it; 0: not at all.")
 @click.option("--search-seconds", type=float, default=3.0, help="At each rate of the search.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path))
+@json_option
 def main(
     kinds: Sequence[str],
     engine: str,
@@ -304,8 +306,7 @@ def main(
             )
         )
     click.echo(table(figures, factor))
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
+    write_json(json_file, figures)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from reporting import json_option, write_json
 
 from tests.support.loss_runs import Row, Trouble, open_loss_scene
 
@@ -70,12 +71,11 @@ async def measure(seconds: float) -> list[Row]:
 
 @click.command(help=__doc__)
 @click.option("--seconds", default=10.0, show_default=True, help="Of losses and of jitter.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures as JSON.")
-def main(seconds: float, file: Path | None) -> None:
+@json_option
+def main(seconds: float, json_file: Path | None) -> None:
     """Measure, print, and write."""
     rows = trio.run(partial(measure, seconds))
-    if file is not None:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
+    write_json(json_file, rows)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 from bench.processes import (
     ForwarderProcess,
     Sample,
@@ -33,6 +32,7 @@ from bench.processes import (
     take_precedence,
 )
 from bench.report import NAMES, Run, plot, summarize, table
+from reporting import json_option, write_json
 
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 WARM_SECONDS: Final = 0.25
@@ -147,7 +147,7 @@ def open_field(
     "--real-time/--no-real-time", default=True, help="Run before other work on this machine."
 )
 @click.option("--quick", is_flag=True, help="One short round.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write figures here.")
+@json_option
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw them here.")
 def main(
     rates: tuple[int, ...],
@@ -188,8 +188,7 @@ def main(
         memory = {key: each.ready.bytes_per_flow for key, each in field.items()}
     result = summarize(bench.runs, memory)
     click.echo(table(result))
-    if json_file:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_json(json_file, result)
     if plot_file:
         plot(result, plot_file)
 

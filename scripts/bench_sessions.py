@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.processes import take_precedence
 from bench.sessions_report import Result, Row, plot, table
 from bench.usage import Usage, busy_seconds
+from reporting import json_option, write_json
 
 from edge.client import Load, LoadClient, open_load
 from edge.client.load_report import percentiles
@@ -69,7 +70,7 @@ class Probe(msgspec.Struct, frozen=True):
         return cls(
             at=trio.current_time(),
             received=sum(call.received for call in calls),
-            relay=Usage.read(group.relay.pid),
+            relay=Usage.read(group.relay.worker),
             transceiver=Usage.read(group.transceivers[0].pid),
             load=Usage.read(os.getpid()),
             busy=busy_seconds(),
@@ -212,7 +213,7 @@ async def measure(scenes: Sequence[Scene], rate: float, seconds: float, redis_ur
 @click.option("--seconds", default=10.0, show_default=True, help="Length of each steady phase.")
 @click.option("--real-time/--no-real-time", default=True, show_default=True,
               help="Run before other work on this machine.")  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write figures here.")
+@json_option
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw them here.")
 def main(
     counts: tuple[int, ...],
@@ -237,8 +238,7 @@ def main(
     with running_redis() as server:
         result = trio.run(measure, scenes, rate, seconds, server.url)
     click.echo(table(result))
-    if json_file:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_json(json_file, result)
     if plot_file:
         plot({"Edge": result.rows}, plot_file)
 

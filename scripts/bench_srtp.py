@@ -6,13 +6,13 @@ python scripts/bench_srtp.py [--packets N] [--payload BYTES] [--json FILE]
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pylibsrtp
+from reporting import write_json
 
 from edge.webrtc.keys import SrtpProfile
 from edge.webrtc.srtp import SrtpReceiver, SrtpSender
@@ -85,8 +85,7 @@ def main() -> None:
             for way in ("protect", "unprotect")
         )
         print(f"{name:24}", *columns)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    write_json(options.json, results)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reporting import json_option, write_json
+
 from tests.support.voice_runs import (
     Flush,
     Turn,
@@ -106,13 +108,12 @@ def _line(name: str, seconds: Sequence[float]) -> str:
 @click.command()
 @click.option("--turns", default=20, show_default=True, help="Questions, each a call; 6 s each.")
 @click.option("--flushes", default=50, show_default=True, help="Of each format; 1 s each.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all runs here.")
+@json_option
 def main(turns: int, flushes: int, json_file: Path | None) -> None:
     """Measure the demo voice's turns, and a backend's flushes."""
     result = trio.run(measure, turns, flushes)
     click.echo(table(result))
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_json(json_file, result)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from chaos_rig.results import Result, Row, Secrecy, table
 from chaos_rig.runs import SLACK_MS, Fault, Run, run_fault
 from chaos_rig.scene import Scene
 from chaos_rig.soak import SoakResult, soak, soak_table
+from reporting import json_option, write_json
 
 from edge.client import open_load
 from tests.support.egress import Egress
@@ -95,7 +96,7 @@ async def endure(seconds: float, *, calls: int, seed: int, logs: Path | None) ->
 @click.option("--seed", default=1, show_default=True, help="Of what is left to chance.")
 @click.option("--soak", "soak_seconds", type=float, help="Kill at random for so many seconds.")
 @click.option("--slack", default=SLACK_MS, show_default=True, help="Granted to a hole, in ms.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write figures here.")
+@json_option
 @click.option("--logs", type=FOLDER, help="Have each process leave its log here.")
 def main(
     calls: int,
@@ -121,8 +122,7 @@ def main(
 def finish(result: msgspec.Struct, text: str, passed: bool, json_file: Path | None) -> None:
     """Print, write, and leave with the verdict."""
     click.echo(text)
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_json(json_file, result)
     sys.exit(0 if passed else 1)
 
 

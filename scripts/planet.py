@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import click
-import msgspec
 import structlog
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,6 +25,7 @@ from planet_sim.calls import Times, plan_calls
 from planet_sim.deployment import MANY_REGIONS, ONE_REGION
 from planet_sim.results import table
 from planet_sim.simulation import Outcome, simulate
+from reporting import json_option, write_json
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "img" / "planet.png"
 
@@ -55,7 +55,7 @@ def be_quiet() -> None:
     type=click.Choice(MANY_REGIONS.regions),
     help="The region that goes dark.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write figures here.")
+@json_option
 @click.option(
     "--plot",
     "plot_file",
@@ -74,8 +74,7 @@ def main(
     summaries = [outcome.summary for outcome in outcomes]
     click.echo(f"{sessions} calls, seed {seed}, {outage} goes dark in the middle\n")
     click.echo(table(summaries))
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(summaries)) + b"\n")
+    write_json(json_file, summaries)
     if not no_plot:
         from planet_sim.plot import draw
 

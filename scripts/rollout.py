@@ -26,6 +26,7 @@ from chaos_rig.fleet import running_fleet
 from chaos_rig.rolling import HEAD, Stage, roll_relays, roll_transceivers, run_stage, stage_line
 from chaos_rig.runs import SLACK_MS
 from chaos_rig.scene import Scene
+from reporting import json_option, write_json
 
 from edge.client import open_load
 from tests.support.numbered_calls import open_conversations
@@ -79,14 +80,13 @@ def table(result: Rollout) -> str:
 @click.option("--transceivers", default=3, show_default=True, help="Pods to replace.")
 @click.option("--relays", default=2, show_default=True, help="Nodes with a relay each.")
 @click.option("--slack", default=SLACK_MS, show_default=True, help="Granted to a hole, in ms.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write figures here.")
+@json_option
 def main(calls: int, transceivers: int, relays: int, slack: float, json_file: Path | None) -> None:
     """Replace every process of a fleet, one after the other, under live calls."""
     sizes = {"calls": calls, "transceivers": transceivers, "relays": relays}
     result = trio.run(partial(roll_out, **sizes, slack=slack / 1000))
     click.echo(table(result))
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_json(json_file, result)
     sys.exit(0 if result.passed else 1)
 
 

@@ -15,9 +15,13 @@ import pytest
 import structlog
 from hypothesis import settings
 
-settings.register_profile("default", deadline=None, max_examples=30)
-settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+from tests.support.clock import VirtualClock
+from tests.support.examples import USUAL, examples
+
+settings.register_profile(
+    "edge", examples(USUAL), deadline=None, derandomize=bool(os.environ.get("CI"))
+)
+settings.load_profile("edge")
 
 # Rich's tracebacks, which structlog takes where it finds them, cost 0.2 s each.
 structlog.configure(
@@ -38,9 +42,10 @@ def open_descriptors() -> set[object]:
     found: set[object] = set()
     for number in os.listdir("/proc/self/fd"):
         try:
-            found.add((number, os.readlink(f"/proc/self/fd/{number}")))
-        except FileNotFoundError:  # the one that listed the directory
+            file = os.fstat(int(number))
+        except OSError:  # the one that listed the directory
             continue
+        found.add((int(number), file.st_dev, file.st_ino))
     return found
 
 
@@ -81,3 +86,9 @@ def _nothing_left() -> Iterator[None]:
     yield
     assert not leaked(living_threads, threads), "threads left"
     assert not leaked(open_descriptors, descriptors), "descriptors left open"
+
+
+@pytest.fixture
+def autojump_clock() -> VirtualClock:
+    """Trio's clock in a test on a virtual network; in place of pytest-trio's."""
+    return VirtualClock()

@@ -157,7 +157,7 @@ async def test_the_meter_tells_work_from_waiting() -> None:
 
 
 async def test_calls_are_refused_while_the_loop_is_busy_and_running_ones_go_on(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     busy = False
     used = 0.0

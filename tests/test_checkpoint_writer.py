@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from math import inf
 
@@ -14,6 +15,7 @@ from edge.registry.sessions import StoreOutcome
 from edge.transceiver.checkpoint import MAX_AGE
 from edge.transceiver.checkpoint_writer import (
     AGE_MARGIN,
+    BURST_WRITES,
     CHANGE_SECONDS,
     CONSENT_SECONDS,
     HEIR_SECONDS,
@@ -21,6 +23,7 @@ from edge.transceiver.checkpoint_writer import (
     REFRESH_SECONDS,
     SPACING_SECONDS,
     UNLIMITED,
+    UNSURE_SECONDS,
     Answer,
     CheckpointWriter,
 )
@@ -59,18 +62,27 @@ def test_nothing_is_written_before_something_matters() -> None:
     assert writer.room(at(10_000_000), now=1_000.0).least > 2**40, "nobody can take it over"
 
 
-def test_changes_are_gathered_and_writes_stand_apart() -> None:
+def test_changes_are_gathered() -> None:
     writer = CheckpointWriter(now=0.0)
     for now in (1.0, 1.1, 1.2):
         writer.change(now=now)
     assert writer.deadline == 1.0 + CHANGE_SECONDS
     assert not writer.look(START, now=1.2)
     assert writer.look(START, now=1.25)
-    stored(writer, START, now=1.25)
-    writer.change(now=1.25, within=0.0)
-    assert writer.deadline == 1.25 + SPACING_SECONDS
-    assert not writer.look(START, now=1.26)
-    assert writer.look(START, now=1.3)
+
+
+def test_who_waits_is_served_at_once_but_not_without_end() -> None:
+    writer, begun = CheckpointWriter(now=1.0), Counter[int]()
+    for millisecond in range(5_000):
+        now = 1.0 + millisecond / 1_000
+        writer.change(now=now, within=0.0)
+        if writer.look(START, now=now):
+            begun[int(now)] += 1
+            stored(writer, START, now=now)
+        if millisecond < BURST_WRITES:
+            assert begun[1] == millisecond + 1
+    assert begun[1] == pytest.approx(1 / SPACING_SECONDS + BURST_WRITES, abs=1)
+    assert begun[5] == pytest.approx(1 / SPACING_SECONDS, abs=1)
 
 
 def test_one_write_at_a_time_and_what_changes_meanwhile_is_written_next() -> None:
@@ -307,3 +319,32 @@ def test_the_limit_never_passes_what_an_heir_would_skip(
         writer.end(serial, answer, now=now + seconds)
         used += min(packets, writer.room(at(used), now=now + seconds).rtp)
         assert newest is None or used <= newest + OWNER_USES.rtp
+
+
+# A registry that forgot.
+
+
+def test_what_may_not_be_the_last_word_extends_nothing_and_is_soon_written_again() -> None:
+    writer = CheckpointWriter(now=0.0)
+    stored(writer, START, now=0.0)
+    bound = writer.room(START, now=0.1)
+    serial = writer.begin(at(1_000), now=10.0)
+    writer.end(serial, Answer.UNSURE, now=10.0)
+    assert writer.room(START, now=10.0) == bound
+    assert writer.statistics().failed == 0
+    assert not writer.look(at(1_000), now=10.0 + UNSURE_SECONDS - 0.01)
+    assert writer.look(at(1_000), now=10.0 + UNSURE_SECONDS)
+    stored(writer, at(1_000), now=12.0)
+    assert writer.room(at(1_000), now=12.0) == bound
+
+
+def test_what_failure_has_put_off_is_written_when_the_registry_is_back() -> None:
+    writer = CheckpointWriter(now=0.0)
+    now = 0.0
+    for _ in range(8):
+        writer.end(writer.begin(START, now=now), Answer.UNKNOWN, now=now)
+        now = max(now, writer.deadline)
+    writer.end(writer.begin(START, now=now), Answer.REFUSED, now=now)
+    assert not writer.look(START, now=now + 1.0)
+    writer.retry(now=now + 1.0)
+    assert writer.look(START, now=now + 1.0)

@@ -26,7 +26,8 @@ from edge.webrtc.ice import IceCredentials, IceLite
 from edge.webrtc.outputs import Transmit
 from edge.webrtc.srtp import SrtpReceiver, SrtpSender
 from edge.wire.demux import Kind, classify
-from edge.wire.opus import opus_duration
+from edge.wire.opus import CLOCK_RATE, opus_samples
+from edge.wire.rtcp import ReceiverReport, ReportBlock, encode_rtcp
 from edge.wire.rtp import build_header, decode_rtp
 from edge.wire.sdp import decode_offer, encode_answer, negotiate
 from edge.wire.spp import encode_path
@@ -58,6 +59,8 @@ class EchoServer:
         ).encode()
         self.checks = 0
         self.closed = False
+        self.leaves_out = 0
+        """How many of the next packets are not said again."""
         self._next_index = 1
 
     def receive(self, datagram: bytes, *, now: float) -> list[bytes]:
@@ -72,11 +75,21 @@ class EchoServer:
             case Kind.DTLS:
                 return self._follow(self.dtls.receive(datagram, now=now))
             case _:
-                packet = decode_rtp(self._receiver.unprotect_rtp(datagram)[0])
+                plain, self._latest = self._receiver.unprotect_rtp(datagram)
+                packet = decode_rtp(plain)
+                self._source = packet.ssrc
                 assert packet.extensions == ((1, b"0"),)
+                if self.leaves_out:
+                    self.leaves_out -= 1
+                    return []
                 self._next_index += 1
                 header = build_header(111, False, self._next_index, packet.timestamp, 7)
                 return [self._sender.protect_rtp(header, packet.payload, index=self._next_index)]
+
+    def report(self, *, lost: int) -> list[bytes]:
+        """Tell how many packets were lost up to the latest."""
+        block = ReportBlock(self._source, 0, lost, self._latest, 0, 0, 0)
+        return [self._sender.protect_rtcp(encode_rtcp([ReceiverReport(7, (block,))]))]
 
     def _follow(self, outputs: list[DtlsOutput]) -> list[bytes]:
         for output in outputs:
@@ -212,7 +225,7 @@ def test_frames_may_be_of_any_length(certificate: DtlsCertificate, frame_seconds
     transfer(caller, server, caller.take_answer(server.answer, now=0.0), now=0.0)
     run(caller, server, until=1.2 - frame_seconds / 2)
     assert caller.journal.received == round(1.2 / frame_seconds)
-    assert opus_duration(caller.journal.payload(0)) == frame_seconds
+    assert opus_samples(caller.journal.payload(0)) == round(frame_seconds * CLOCK_RATE)
 
 
 @given(lost=st.lists(st.booleans(), min_size=1, max_size=100))
@@ -231,6 +244,26 @@ def test_the_longest_hole_is_the_longest_run_of_lost_packets(lost: list[bool]) -
     assert statistics.longest_hole == pytest.approx(max(map(len, runs), default=0) * FRAME_SECONDS)
     if runs:
         assert lost[statistics.hole_at]
+
+
+def test_what_the_server_leaves_out_is_told_from_what_the_network_loses(
+    certificate: DtlsCertificate,
+) -> None:
+    caller, server = connected(certificate)
+    run(caller, server, until=1.99)
+    server.leaves_out = 3
+    run(caller, server, until=2.99)
+    assert len(caller.tick(now=caller.deadline)) == 1, "lost on the way there"
+    [packet] = caller.tick(now=caller.deadline)
+    assert len(server.receive(packet, now=3.0)) == 1, "lost on the way back"
+    run(caller, server, until=5.0)
+    assert caller.journal.statistics(now=9.0).skipped == 0, "nobody knows yet"
+    for datagram in server.report(lost=1):
+        assert caller.receive(datagram, now=5.0) == []
+    server.leaves_out = 2  # after the report, so they may have got lost as well
+    run(caller, server, until=6.0)
+    statistics = caller.journal.statistics(now=9.0)
+    assert (statistics.missing, statistics.skipped) == (7, 3)
 
 
 def test_a_young_packet_is_not_missed_yet() -> None:

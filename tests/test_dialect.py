@@ -86,6 +86,33 @@ def test_a_backend_that_answers_is_left_alone_and_remembered() -> None:
     assert dialect.receive(event("session.update", session={"a": 1})) == []
 
 
+@pytest.mark.parametrize("backend_answers", [True, False])
+def test_another_process_greets_with_what_the_session_is_by_then(backend_answers: bool) -> None:
+    configured = {"instructions": "ours"}
+    before = Dialect(CALL, configured, backend_answers=backend_answers)
+    assert before.snapshot().session == b"", "it is in the call's configuration"
+    if backend_answers:
+        before.note(event("session.updated", session={"instructions": "theirs"}))
+    else:
+        before.receive(event("session.update", session={"instructions": "theirs"}))
+    heir = Dialect(CALL, configured, backend_answers=backend_answers)
+    heir.load(before.snapshot())
+    one, other = read(before.greet()[0]), read(heir.greet()[0])
+    assert one == other
+    assert one["session"]["instructions"] == "theirs"
+    assert read(heir.greet()[0])["event_id"] != other["event_id"]
+
+
+def test_an_heir_gives_no_id_twice_and_keeps_no_session_that_is_too_long() -> None:
+    before, heir = Dialect(CALL, {}), Dialect(CALL, {})
+    ids = {read(before.greet()[0])["event_id"] for _ in range(3)}
+    heir.load(before.snapshot())
+    assert read(heir.greet()[0])["event_id"] not in ids
+    answers = Dialect(CALL, {}, backend_answers=True)
+    answers.note(event("session.created", session={"a": "x" * MAX_SESSION_BYTES}))
+    assert answers.snapshot().session == b""
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -9,10 +9,11 @@ from hypothesis import settings
 from edge.forwarder.protocol import FlowEntry
 from edge.forwarder.store import MemoryStore
 from edge.wire.spp import MAGIC, Path, encode_path
+from tests.support.examples import examples
 from tests.support.flow_store import CAPACITY, store_walk
 
 TestWalk = store_walk(lambda: MemoryStore(CAPACITY)).TestCase
-TestWalk.settings = settings(max_examples=10, stateful_step_count=20)
+TestWalk.settings = settings(examples(10), stateful_step_count=20)
 
 
 def test_what_is_beyond_the_capacity_is_refused() -> None:

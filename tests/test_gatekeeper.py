@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.abc import Clock
 
 from edge.address import Address
 from edge.errors import Drop
@@ -249,7 +249,7 @@ def test_where_there_are_no_filters_the_gate_stays_open(
 
 
 async def test_it_is_kept_until_cancelled(
-    system: System, sock: socket.socket, autojump_clock: MockClock
+    system: System, sock: socket.socket, autojump_clock: Clock
 ) -> None:
     gate = SocketGate([sock], store_of(("192.0.2.1", 1)), public=PUBLIC)
     drops = 0

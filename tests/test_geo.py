@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from structlog.testing import capture_logs
@@ -115,7 +115,6 @@ def fleets(draw: st.DrawFn) -> list[RelayRecord]:
 places = st.none() | st.builds(Place, st.sampled_from(["", "fra"]), st.none() | points)
 
 
-@settings(max_examples=50)
 @given(fleets(), places, st.randoms(use_true_random=False), st.text(max_size=5))
 def test_the_order_of_relays_is_nothing(
     fleet: list[RelayRecord], place: Place | None, random: object, session: str

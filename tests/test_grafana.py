@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from edge.errors import Drop
+from edge.exposition import make_page
 from edge.metric_names import FAMILIES, HISTOGRAMS
 from edge.metrics import Part
 from tests.support.full_metrics import full_metrics
@@ -101,7 +102,7 @@ def catalogue() -> Catalogue:
     metrics = full_metrics()
     for part in get_args(Part):
         metrics.add_drops(part, lambda: dict.fromkeys(Drop, 1))
-    return read_catalogue(metrics.render())
+    return read_catalogue(make_page(metrics)())
 
 
 CATALOGUE = catalogue()

@@ -8,7 +8,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.audio.jitter import MAX_PACKETS, JitterBuffer
@@ -479,7 +479,6 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(STEPS, st.floats(0, 0.4), st.floats(0, 0.4), st.booleans())
 def test_whatever_comes(
     steps: list[tuple[int, int, bytes, int, float, bool, int]],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge.app.listeners import Plan, make_admits, plan_listeners
+from edge.app.listeners import make_admits
+from edge.app.sockets import Plan, plan_listeners
 from edge.config import RelayConfig
 from edge.errors import Drop
 from edge.token import TokenKey, TokenSealer

@@ -11,14 +11,17 @@ from edge.client.journal import CallStatistics, Journal
 from edge.client.load_report import Limits, LoadReport, percentiles, summarize, table
 
 
-def call(lost: set[int], *, secured: float = 0.02) -> CallStatistics:
+def call(
+    lost: set[int], *, skipped: frozenset[int] = frozenset(), secured: float = 0.02
+) -> CallStatistics:
     journal = Journal()
     journal.setup.answered, journal.setup.secured = 0.01, secured
     journal.trips.secured = 2
     for number in range(10):
         payload = journal.next_payload(number * 0.02)
-        if number not in lost:
+        if number not in lost | skipped:
             journal.check_off(payload, number * 0.02 + 0.005)
+    journal.note_report(9, lost=len(lost))
     return journal.statistics(now=100.0)
 
 
@@ -37,6 +40,13 @@ def test_calls_add_up() -> None:
     assert found.round_trip_ms["p50"] == pytest.approx(5.0)
     assert "3 lost (15.000 %)" in table(found)
     assert msgspec.json.decode(msgspec.json.encode(found), type=LoadReport) == found
+
+
+def test_what_an_echo_leaves_out_is_no_loss() -> None:
+    found = report(call({1}, skipped=frozenset({5, 6})))
+    assert (found.received, found.lost, found.skipped, found.holes) == (7, 1, 2, 2)
+    assert found.loss_percent == pytest.approx(10.0)
+    assert "1 lost (10.000 %), 2 left out by the echo" in table(found)
 
 
 def test_steps_count_from_the_first_datagram_and_from_calls_that_reached_them() -> None:

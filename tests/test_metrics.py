@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge.backends.protocol import CallQuality
+from edge.exposition import make_page
 from edge.metric_names import FAMILIES, HISTOGRAMS, SETUP_BUCKETS
 from edge.metrics import Metrics
 from edge.transceiver.losses import LossTally
@@ -21,7 +22,7 @@ ROW = re.compile(r"^\| `(edge_\w+)` \| (\w+) \| (.*?) ?\| (.+) \|$", re.MULTILIN
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[str]], float]:
     return {
         (sample.name, frozenset(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(make_page(metrics)().decode())
         for sample in family.samples
     }
 
@@ -163,7 +164,7 @@ def test_the_document_lists_every_metric_as_it_is() -> None:
 
 
 def test_every_listed_metric_is_real() -> None:
-    page = full_metrics().render().decode()
+    page = make_page(full_metrics())().decode()
     typed = dict(re.findall(r"^# TYPE (edge_\w+) (\w+)$", page, re.MULTILINE))
     created = {name for name in typed if name.endswith("_created")}
     assert {typed.pop(name) for name in HISTOGRAMS} == {"histogram"}

@@ -13,10 +13,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from trio.testing import MockClock
+from trio.abc import Clock
 
 from edge.datagram import DatagramStatistics
 from edge.errors import Drop
+from edge.exposition import make_page
 from edge.metrics import Metrics
 from edge.registry.memory import MemoryRegistry
 from edge.registry.protocol import RegistryUnavailable, RelayRecord, Slot, TransceiverRecord
@@ -133,7 +134,7 @@ class Fleet:
             await trio.sleep_forever()
         if base in self.failing:
             raise self.failing[base]
-        return self.metrics[base].render()
+        return make_page(self.metrics[base])()
 
     async def register(self, *, relay_url: str = RELAY) -> None:
         await self.registry.put_relay(relay_record(relay_url))
@@ -182,7 +183,7 @@ def text(snapshot: Snapshot, width: int = 170) -> str:
     return capture.get()
 
 
-async def test_a_fleet_at_a_glance(autojump_clock: MockClock) -> None:
+async def test_a_fleet_at_a_glance(autojump_clock: Clock) -> None:
     fleet = Fleet()
     await fleet.register()
 
@@ -218,7 +219,7 @@ async def test_a_fleet_at_a_glance(autojump_clock: MockClock) -> None:
     assert "registry up" in shown
 
 
-async def test_the_dead_are_shown_and_hang_nothing(autojump_clock: MockClock) -> None:
+async def test_the_dead_are_shown_and_hang_nothing(autojump_clock: Clock) -> None:
     fleet = Fleet(hanging={RELAY})
     await fleet.register()
     observer = fleet.observer()
@@ -233,7 +234,7 @@ async def test_the_dead_are_shown_and_hang_nothing(autojump_clock: MockClock) ->
 
 
 async def test_hundreds_that_hang_take_no_longer_and_starve_nobody(
-    autojump_clock: MockClock,
+    autojump_clock: Clock,
 ) -> None:
     urls = [f"http://192.0.2.3:{port}" for port in range(1, 2 * AT_ONCE + 11)]
     fleet = Fleet(hanging=set(urls))
@@ -265,7 +266,7 @@ def _all_failed(cause: Exception) -> OSError:
     ],
 )
 async def test_why_one_does_not_answer(
-    autojump_clock: MockClock, error: Exception, reason: str
+    autojump_clock: Clock, error: Exception, reason: str
 ) -> None:
     snapshot = await Fleet(failing={RELAY: error}).observer(RELAY, TRANSCEIVER).look()
     assert [each.reason for each in snapshot.silent] == [reason]
@@ -274,7 +275,7 @@ async def test_why_one_does_not_answer(
 
 
 async def test_one_that_restarts_has_no_rates_until_the_next_look(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet = Fleet()
     observer = fleet.observer(RELAY)
@@ -294,7 +295,7 @@ async def test_one_that_restarts_has_no_rates_until_the_next_look(
         await trio.sleep(1.0)
 
 
-async def test_who_leaves_is_gone_for_a_while(autojump_clock: MockClock) -> None:
+async def test_who_leaves_is_gone_for_a_while(autojump_clock: Clock) -> None:
     fleet = Fleet()
     await fleet.register()
     observer = fleet.observer()
@@ -307,7 +308,7 @@ async def test_who_leaves_is_gone_for_a_while(autojump_clock: MockClock) -> None
     assert (await observer.look()).relays == []
 
 
-async def test_without_a_registry_the_last_known_are_asked(autojump_clock: MockClock) -> None:
+async def test_without_a_registry_the_last_known_are_asked(autojump_clock: Clock) -> None:
     fleet = Fleet()
     await fleet.register()
     observer = fleet.observer()
@@ -321,7 +322,7 @@ async def test_without_a_registry_the_last_known_are_asked(autojump_clock: MockC
     assert "registry no answer" in text(snapshot)
 
 
-async def test_a_source_that_fails_knows_nobody(autojump_clock: MockClock) -> None:
+async def test_a_source_that_fails_knows_nobody(autojump_clock: Clock) -> None:
     class Away(MemoryRegistry):
         async def relays(self) -> Sequence[RelayRecord]:
             raise RegistryUnavailable
@@ -329,7 +330,7 @@ async def test_a_source_that_fails_knows_nobody(autojump_clock: MockClock) -> No
     assert await Registered(Away()).parts() is None
 
 
-async def test_states(autojump_clock: MockClock) -> None:
+async def test_states(autojump_clock: Clock) -> None:
     fleet = Fleet()
     fleet.sessions.draining = True
     await fleet.register(relay_url="")

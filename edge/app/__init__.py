@@ -13,11 +13,13 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 
 import trio
 
 from edge.address import Address, format_address
-from edge.app.base import Base, listening, open_base, serve_http, settle_memory
+from edge.app.base import Base, listening, open_base, settle_memory
+from edge.app.sockets import Sockets, open_sockets
 from edge.config import Config
 from edge.http.listen import HttpListener
 from edge.ready import Ready, Role, StartupError
@@ -25,47 +27,68 @@ from edge.registry.protocol import RegistryUnavailable
 
 
 async def run(
-    role: Role, config: Config, *, announce: Callable[[Ready], None], stop: trio.Event
+    role: Role,
+    config: Config,
+    *,
+    announce: Callable[[Ready], None],
+    stop: trio.Event,
+    sockets: Sockets | None = None,
+    restarts: int = 0,
 ) -> None:
     """Serve until ``stop`` is set, then drain and return; cancelling skips the drain.
 
-    Raises StartupError, ConfigError or OSError, alone or in a group, when it can not start.
+    ``sockets`` are those that a supervisor has bound, and stay its own; ``restarts`` is how often
+    it has replaced its worker. Raises StartupError,
+    ConfigError or OSError, alone or in a group, when it can not start.
     """
     try:
         async with AsyncExitStack() as stack:
+            if sockets is None:
+                sockets = stack.enter_context(open_sockets(role, config))
             base = await stack.enter_async_context(open_base(config))
-            listeners = await stack.enter_async_context(listening(base))
+            if role == "relay":
+                base.metrics.add_restarts(restarts)
+            listeners = await stack.enter_async_context(listening(base, sockets.http))
             open_role = {"relay": _relay, "transceiver": _transceiver, "serve": _both}[role]
-            udp = await stack.enter_async_context(open_role(base, listeners, stop))
+            udp = await stack.enter_async_context(open_role(base, sockets, listeners, stop))
             ready = Ready(
                 role=role, http=listeners[0].url, udp=format_address(udp), pid=os.getpid()
             )
-            settle_memory()
+            settle_memory(collect=role != "relay")  # whose flows are being looked up just now
             announce(ready)
             await stop.wait()
     except* RegistryUnavailable:
         raise StartupError("registry.url: the registry does not answer") from None
 
 
+def prepare() -> None:
+    """Load the rest of a relay, in its supervisor, whose next workers start the sooner for it."""
+    import_module("edge.app.web")
+    settle_memory()
+
+
 @asynccontextmanager
 async def _relay(
-    base: Base, listeners: Sequence[HttpListener], stop: trio.Event
+    base: Base, sockets: Sockets, listeners: Sequence[HttpListener], stop: trio.Event
 ) -> AsyncIterator[Address]:
-    from edge.app.relay import make_relay_app, open_relay
+    from edge.app.relay import open_relay
 
-    async with (
-        open_relay(base, listeners[0].url, stop) as udp,
-        serve_http(make_relay_app(base, stop), base, listeners, stop),
-    ):
-        yield udp
+    async with open_relay(base, sockets.relay, listeners[0].url, stop) as udp:
+        # It forwards. What only its monitoring waits for is loaded beside that.
+        await trio.to_thread.run_sync(import_module, "edge.app.web")
+        from edge.app.web import make_relay_app, serve_http
+
+        async with serve_http(make_relay_app(base, stop), base, listeners, stop):
+            yield udp
 
 
 @asynccontextmanager
 async def _transceiver(
-    base: Base, listeners: Sequence[HttpListener], stop: trio.Event
+    base: Base, sockets: Sockets, listeners: Sequence[HttpListener], stop: trio.Event
 ) -> AsyncIterator[Address]:
     """Run a transceiver; left with ``stop`` set, it drains first."""
     from edge.app.transceiver import make_transceiver_app, open_transceiver, register
+    from edge.app.web import serve_http
     from edge.geo_data import open_geography
 
     async with open_transceiver(base) as (transceiver, udp):
@@ -81,12 +104,12 @@ async def _transceiver(
 
 @asynccontextmanager
 async def _both(
-    base: Base, listeners: Sequence[HttpListener], stop: trio.Event
+    base: Base, sockets: Sockets, listeners: Sequence[HttpListener], stop: trio.Event
 ) -> AsyncIterator[Address]:
     from edge.app.relay import open_relay
 
     async with (
-        open_relay(base, listeners[0].url, stop) as udp,
-        _transceiver(base, listeners, stop),
+        open_relay(base, sockets.relay, listeners[0].url, stop) as udp,
+        _transceiver(base, sockets, listeners, stop),
     ):
         yield udp

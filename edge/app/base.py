@@ -5,32 +5,23 @@ from __future__ import annotations
 import gc
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import trio
-from starlette.types import ASGIApp
 
-from edge.address import parse_address
 from edge.config import Config
-from edge.datagram import bind_udp
 from edge.http.listen import HttpListener, make_listeners
 from edge.http.secrets import SecretSealer
-from edge.http.server import HttpServer
 from edge.metrics import Metrics
 from edge.probe import is_refused
-from edge.ready import StartupError
 from edge.registry.directory import Directory
 from edge.registry.lease import LOOK_SECONDS, RELAY_LEASE_SECONDS
 from edge.registry.memory import MemoryRegistry
 from edge.registry.redis import RedisRegistry, open_redis_registry
 from edge.token import TokenKey, TokenSealer
-
-HTTP_GRACE_SECONDS: Final = 1.0
-"""For requests that are under way when a process stops."""
 
 COLLECTOR_THRESHOLDS: Final = 10_000, 20, 20
 """Of the cyclic garbage collector: a session makes some thousand objects, most of which stay."""
@@ -50,12 +41,14 @@ class Base:
     metrics: Metrics = field(default_factory=Metrics)
 
 
-def settle_memory() -> None:
+def settle_memory(*, collect: bool = True) -> None:
     """Have the collector pass over what was made at start, and come less often.
 
-    A full collection walks all there is: 45 ms for what was imported, every few dozen calls.
+    A full collection walks all there is: 45 ms for what was imported, every few dozen calls. The
+    last one is in here, but for who has no time to ``collect``.
     """
-    gc.collect()
+    if collect:
+        gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
@@ -103,6 +96,7 @@ async def open_base(config: Config) -> AsyncIterator[Base]:
             cluster=settings.cluster,
             interval_seconds=min(LOOK_SECONDS, settings.lease_seconds / 2),
             lease_seconds=relay_lease,
+            transceiver_seconds=settings.lease_seconds,
             is_refused=is_refused,
         )
         sealer = TokenSealer(TokenKey.derive(secret), previous)
@@ -114,43 +108,14 @@ async def open_base(config: Config) -> AsyncIterator[Base]:
         yield base
 
 
-@contextmanager
-def bound(key: str, bind: str, copies: int = 1) -> Iterator[list[socket.socket]]:
-    """Bind UDP sockets to the HOST:PORT of a configuration key; several share its packets."""
-    sockets: list[socket.socket] = []
-    try:
-        address = parse_address(bind)
-        for _ in range(copies):
-            sockets.append(bind_udp(address, reuse_port=copies > 1))
-            address = sockets[0].getsockname()[:2]
-        yield sockets
-    except OSError as error:
-        if len(sockets) == copies:
-            raise
-        raise StartupError(f"{key} {bind}: {error.strerror}") from None
-    finally:
-        for each in sockets:
-            each.close()
-
-
 @asynccontextmanager
-async def listening(base: Base) -> AsyncIterator[list[HttpListener]]:
-    """Bind for HTTP; whoever connects waits until it is served."""
-    listeners = await make_listeners(base.config.http)
+async def listening(
+    base: Base, sockets: Sequence[socket.socket]
+) -> AsyncIterator[list[HttpListener]]:
+    """Hold the listeners for HTTP; whoever connects waits until it is served."""
+    listeners = make_listeners(base.config.http, sockets)
     try:
         yield listeners
     finally:
         for each in listeners:
             await trio.aclose_forcefully(each.listener)
-
-
-@asynccontextmanager
-async def serve_http(
-    app: ASGIApp, base: Base, listeners: Sequence[HttpListener], stop: trio.Event
-) -> AsyncIterator[None]:
-    """Serve HTTP until ``stop``."""
-    server = HttpServer(app, http=base.config.http)
-    base.metrics.add_http(server)
-    serve = partial(server.serve, listeners, stop=stop, grace_seconds=HTTP_GRACE_SECONDS)
-    async with running(serve):
-        yield

@@ -8,25 +8,25 @@ from functools import partial
 
 import msgspec
 import trio
-from starlette.types import ASGIApp
 
 from edge.address import Address, format_address
 from edge.app.base import Base, Task, running
-from edge.app.listeners import open_listener, plan_listeners
+from edge.app.listeners import open_listener
+from edge.app.sockets import Bound
 from edge.config import Config
 from edge.geo_data import point_of_relay
-from edge.http.operations import create_operations_app
 from edge.registry.directory import LINGER_SECONDS, keep_relay
 from edge.registry.lease import RELAY_RENEW_SECONDS
 from edge.registry.protocol import RelayListener, RelayRecord
 
 
 @asynccontextmanager
-async def open_relay(base: Base, url: str, stop: trio.Event) -> AsyncIterator[Address]:
+async def open_relay(
+    base: Base, addresses: Sequence[Bound], url: str, stop: trio.Event
+) -> AsyncIterator[Address]:
     """Run a relay; yields the first address that clients are told. ``url`` is its own HTTP."""
     with ExitStack() as stack:
-        plans = plan_listeners(base.config.relay)
-        listeners = [stack.enter_context(open_listener(base, plan)) for plan in plans]
+        listeners = [stack.enter_context(open_listener(base, each)) for each in addresses]
         record = _relay_record(base.config, [each.record for each in listeners], url)
 
         def make_record() -> RelayRecord:
@@ -57,13 +57,6 @@ def _relay_record(config: Config, listeners: Sequence[RelayListener], url: str) 
         max_flows=config.relay.max_flows * len(listeners),
         http_url=config.relay.http_url or url,
         more=tuple(more),
-    )
-
-
-def make_relay_app(base: Base, stop: trio.Event) -> ASGIApp:
-    """Make the HTTP of a relay alone: health and metrics."""
-    return create_operations_app(
-        http=base.config.http, render_metrics=base.metrics.render, ready=lambda: not stop.is_set()
     )
 
 

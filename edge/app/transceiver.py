@@ -14,11 +14,13 @@ import trio
 from starlette.types import ASGIApp
 
 from edge.address import Address
-from edge.app.base import Base, bound, running
+from edge.app.base import Base, running
+from edge.app.sockets import bound
 from edge.audio.codec import prepare
 from edge.backends.choice import open_backend
 from edge.backends.frames.backend import FramesBackend
 from edge.backends.protocol import AudioFormat
+from edge.exposition import make_page
 from edge.geo import GeoSettings
 from edge.http.calls import Fleet
 from edge.http.owners import Owners
@@ -141,7 +143,7 @@ def make_transceiver_app(
         http=base.config.http,
         fleet=_fleet(base, transceiver),
         refusals=refusals,
-        render_metrics=base.metrics.render,
+        render_metrics=make_page(base.metrics),
         ready=lambda: not stop.is_set() and base.directory.has_own_relay,
         now=trio.current_time,
         geography=geography,

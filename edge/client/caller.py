@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
+from contextlib import suppress
 from math import inf
 from typing import Final
 
@@ -31,8 +32,9 @@ from edge.webrtc.dtls import (
     DtlsTransmit,
 )
 from edge.webrtc.srtp import SrtpReceiver, SrtpSender
-from edge.wire import stun
+from edge.wire import stun, stun_peek
 from edge.wire.demux import Kind, classify
+from edge.wire.rtcp import ReceiverReport, SenderReport, decode_rtcp
 from edge.wire.rtp import build_header, encode_extensions, header_length
 
 __all__ = ["CallStatistics", "Caller", "SetupTimes"]
@@ -146,6 +148,9 @@ class Caller:
             match classify(datagram):
                 case Kind.RTP:
                     return self._receive_rtp(datagram, now)
+                case Kind.RTCP if self._receiver is not None:
+                    self._receive_rtcp(self._receiver, datagram)
+                    return []
                 case Kind.STUN:
                     return self._receive_stun(datagram, now)
                 case Kind.DTLS if self._dtls is not None:
@@ -185,7 +190,7 @@ class Caller:
             wait = FIRST_CHECKS[min(self._checks_sent, len(FIRST_CHECKS) - 1)]
             self._next_check = now + wait
         self._checks_sent += 1
-        transaction_id = secrets.token_bytes(stun.TRANSACTION_ID_BYTES)
+        transaction_id = secrets.token_bytes(stun_peek.TRANSACTION_ID_BYTES)
         if len(self._pending) >= MAX_PENDING_CHECKS:
             del self._pending[next(iter(self._pending))]
         self._pending[transaction_id] = now
@@ -201,8 +206,8 @@ class Caller:
     def _receive_stun(self, datagram: bytes, now: float) -> list[bytes]:
         assert self._answer is not None
         assert self.server is not None
-        message_class, transaction_id = stun.peek(datagram)
-        if message_class is stun.MessageClass.REQUEST:
+        message_class, transaction_id = stun_peek.peek(datagram)
+        if message_class is stun_peek.MessageClass.REQUEST:
             # A server that is a full agent checks as well; a lite one may test a path this way.
             request = stun.decode_request(datagram, password=self.offer.password)
             mapped = stun.encode_success(
@@ -316,10 +321,19 @@ class Caller:
     def _receive_rtp(self, datagram: bytes, now: float) -> list[bytes]:
         if self._receiver is None:
             raise RemoteProtocolError("media before the handshake was done")
-        packet, _ = self._receiver.unprotect_rtp(datagram)
+        packet, index = self._receiver.unprotect_rtp(datagram)
         journal = self.journal
+        journal.note_number(index)
         journal.check_off(packet[header_length(packet) :], now)
         if journal.received == 1:
             journal.setup.first_echo = now - self._started
             journal.trips.first_echo = self._turns.answered(Question.AUDIO)
         return []
+
+    def _receive_rtcp(self, receiver: SrtpReceiver, datagram: bytes) -> None:
+        with suppress(RemoteProtocolError):  # the journal's counters are those of audio
+            for packet in decode_rtcp(receiver.unprotect_rtcp(datagram)):
+                if isinstance(packet, SenderReport | ReceiverReport):
+                    for block in packet.reports:
+                        number = block.highest_sequence - self._first_index
+                        self.journal.note_report(number, lost=block.cumulative_lost)

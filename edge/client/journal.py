@@ -53,6 +53,12 @@ class CallStatistics:
     """Echoes that came after one with a higher number."""
     missing: int
     """Packets that had the time to come back and did not."""
+    skipped: int
+    """Those of the missing that reached the server, which left them out.
+
+    That they did its reports tell, every 5 s: what is newer than the last counts as lost. That
+    they did not get lost on the way back either, its own numbers, which then have no gap.
+    """
     holes: int
     """Runs of numbers that never came back."""
     longest_hole: float
@@ -89,6 +95,10 @@ class Journal:
     rejected: int = 0
     stale: int = 0
     longest_silence: float = 0.0
+    _reported: int = 0
+    _lost_there: int = 0
+    _numbers: range = range(0)
+    _numbered: int = 0
     _returned: bytearray = field(default_factory=bytearray)
     _sent_at: array[float] = field(default_factory=lambda: array("d"))
     _round_trips: array[float] = field(default_factory=lambda: array("d"))
@@ -135,6 +145,16 @@ class Journal:
         else:
             self._note_echo(number, now)
 
+    def note_number(self, index: int) -> None:
+        """Note the number that the server gave to a packet of its own; none comes twice."""
+        known = self._numbers or range(index, index)
+        self._numbers = range(min(index, known.start), max(index + 1, known.stop))
+        self._numbered += 1
+
+    def note_report(self, number: int, *, lost: int) -> None:
+        """Note that, of our packets up to this number, the server misses so many."""
+        self._reported, self._lost_there = number + 1, max(lost, 0)
+
     def _note_echo(self, number: int, now: float) -> None:
         self._returned[number] = 1
         self._round_trips.append(now - self._sent_at[number])
@@ -156,6 +176,8 @@ class Journal:
             settled -= 1
         flags = self._returned[since:settled]
         length, at = longest_run_of_zeros(flags)
+        lost_back = len(self._numbers) - self._numbered
+        settled_there = flags[: max(self._reported - since, 0)].count(0)
         return CallStatistics(
             setup=self.setup,
             trips=self.trips,
@@ -165,6 +187,7 @@ class Journal:
             foreign=self.foreign,
             reordered=self.reordered,
             missing=flags.count(0),
+            skipped=max(settled_there - self._lost_there - lost_back, 0),
             holes=count_runs_of_zeros(flags),
             longest_hole=length * self.frame_seconds,
             hole_at=since + at,

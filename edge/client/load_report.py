@@ -34,7 +34,10 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     received: int
     """Different packets that came back."""
     lost: int
+    """By the network, as far as is known."""
     loss_percent: float
+    skipped: int
+    """Packets that the echo left out, as it does under overload; see ``CallStatistics``."""
     duplicates: int
     reordered: int
     foreign: int
@@ -43,7 +46,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     """Datagrams that could not be read or authenticated."""
     send_errors: int
     holes: int
-    """Runs of lost packets."""
+    """Runs of packets that did not come back, whatever became of them."""
     longest_hole_ms: float
     answer_ms: Percentiles
     """From the POST to the SDP answer."""
@@ -88,7 +91,7 @@ def summarize(
 ) -> LoadReport:
     """Put the calls of a test together."""
     sent = sum(call.sent for call in calls)
-    lost = sum(call.missing for call in calls)
+    lost = sum(call.missing - call.skipped for call in calls)
     return LoadReport(
         sessions=sessions,
         connected=len(calls),
@@ -99,6 +102,7 @@ def summarize(
         received=sum(call.received for call in calls),
         lost=lost,
         loss_percent=100 * lost / sent if sent else 0.0,
+        skipped=sum(call.skipped for call in calls),
         duplicates=sum(call.duplicates for call in calls),
         reordered=sum(call.reordered for call in calls),
         foreign=sum(call.foreign for call in calls),
@@ -134,7 +138,8 @@ def table(report: LoadReport) -> str:
         f"{report.connected} of {report.sessions} calls, {report.seconds:.1f} s, "
         f"{report.ended_early} ended early",
         f"{report.sent} packets sent, {report.lost} lost ({report.loss_percent:.3f} %), "
-        f"{report.duplicates} twice, {report.reordered} out of order, {report.rejected} rejected",
+        f"{report.skipped} left out by the echo, {report.duplicates} twice, "
+        f"{report.reordered} out of order, {report.rejected} rejected",
         f"{report.holes} holes, the longest {report.longest_hole_ms:.0f} ms",
         "",
         f"{'ms':<18}" + "".join(f"{name:>10}" for name in names),

@@ -179,6 +179,7 @@ class SocketGate:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Keep the gate until cancelled; ``drops`` tells the relay's so far."""
+        self._open()  # a worker that was killed has left its filter on the sockets
         task_status.started()
         try:
             while True:

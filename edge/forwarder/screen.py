@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from edge.wire.stun import MAX_ATTRIBUTES, MAX_USERNAME_BYTES
+from edge.wire.stun_peek import MAX_ATTRIBUTES, MAX_USERNAME_BYTES
 
 _HEADER: Final = Struct("!HHI")
 _HEADER_BYTES: Final = 20
@@ -35,7 +35,7 @@ def is_response(message: bytes) -> bool:
 
 
 def asks_by_name(message: bytes) -> bool:
-    """Whether a sound message is a Binding request that ``wire.stun.peek_username`` may accept."""
+    """Whether a sound message is a Binding request that ``stun_peek.peek_username`` may take."""
     if not message.startswith(_BINDING_REQUEST):
         return False
     named = False

@@ -1,10 +1,12 @@
 """Who is alive, as one process sees it: a cached view for synchronous questions, and heartbeats.
 
 A packet can not wait for a registry, so a ``Directory`` asks it now and then and answers from
-memory. When the registry can not be asked, the last view stays: whoever was known stays routable.
+memory. It asks again at the very end of a lease that was not renewed, if the registry can foresee
+that. When the registry can not be asked, the last view stays: whoever was known stays routable.
 After such an outage the registry may have lost its records, which come back with their owners'
-next heartbeats; so for ``lease_seconds`` more nobody is taken out of the view. An answer that was
-long in coming proves little too: while the registry stood still nobody could renew a lease.
+next heartbeats; so nobody is taken out of the view for one lease, and for ``lease_seconds`` nobody
+who has not been seen since. An answer that was long in coming proves little too: while the registry
+stood still nobody could renew a lease.
 
 Of two transceivers at one address only the newer slot counts: the older process is gone, and what
 is meant for it must not reach its successor.
@@ -75,6 +77,11 @@ class _Watchable(Protocol):
     def watch(self, changed: Watcher) -> AbstractContextManager[None]: ...
 
 
+@runtime_checkable
+class _Foresees(Protocol):
+    def next_end(self) -> float: ...
+
+
 RelayKey: TypeAlias = tuple[int, str]
 """A relay's cluster and name."""
 
@@ -91,13 +98,19 @@ class Directory:
         cluster: int = 0,
         interval_seconds: float = 0.25,
         lease_seconds: float = 3.0,
+        transceiver_seconds: float = LEASE_SECONDS,
         is_refused: IsRefused | None = None,
     ) -> None:
-        """``is_refused`` asks a host whether a transceiver still listens there."""
+        """``is_refused`` asks a host whether a transceiver still listens there.
+
+        ``transceiver_seconds`` is a transceiver's lease, ``lease_seconds`` a relay's.
+        """
         self._registry = registry
         self._cluster = cluster
         self._interval = interval_seconds
         self._lease = lease_seconds
+        self._transceiver_lease = transceiver_seconds
+        self._foresees = registry if isinstance(registry, _Foresees) else None
         self._transceivers: dict[Slot, TransceiverRecord] = {}
         self._relays: dict[RelayKey, RelayRecord] = {}
         self._transceiver_addresses: frozenset[Address] = frozenset()
@@ -111,7 +124,9 @@ class Directory:
         self._refreshes = 0
         self._failures = 0
         self._stale = False
-        self._keep_until = -1.0
+        self._keep_until = self._keep_all_until = -1.0
+        self._unseen: set[Slot] = set()
+        """Who was known before an outage, and has not been seen alive since."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Refresh until cancelled; started after the first attempt, successful or not."""
@@ -121,7 +136,7 @@ class Directory:
             while True:
                 self._hint = trio.Event()
                 await trio.sleep(HINT_SECONDS)
-                with trio.move_on_after(max(self._interval - HINT_SECONDS, 0.0)):
+                with trio.move_on_after(self._rest()):
                     await self._hint.wait()
                 if self._suspicious:
                     await self._ask_all()
@@ -142,8 +157,12 @@ class Directory:
         if self._stale:
             self._stale = False
             self._keep_until = now + self._lease
+            self._keep_all_until = now + self._transceiver_lease
+            self._unseen = set(self._transceivers)
         elif now - began > LATE_SECONDS:
-            self._keep_until = max(self._keep_until, now + LEASE_SECONDS)
+            self._keep_all_until = max(self._keep_all_until, now + LEASE_SECONDS)
+        if began >= self._keep_all_until:  # whoever is there has renewed since
+            self._unseen -= {record.slot for record in transceivers}
         self._take(transceivers, relays)
 
     def hint_stale(self) -> None:
@@ -221,6 +240,13 @@ class Directory:
             stale=self._stale,
         )
 
+    def _rest(self) -> float:
+        """Until the next refresh, beyond ``HINT_SECONDS``: not for longer than a lease lasts."""
+        longest = self._interval - HINT_SECONDS
+        if self._foresees is not None and not self._stale:
+            longest = min(longest, self._foresees.next_end())
+        return max(longest, 0.0)
+
     async def _ask_all(self) -> None:
         """Ask the hosts of all transceivers whether they are still there."""
         self._suspicious = False
@@ -253,10 +279,10 @@ class Directory:
     ) -> None:
         by_slot = {record.slot: record for record in transceivers}
         by_key = {(record.cluster, record.name): record for record in relays}
-        if trio.current_time() < self._keep_until:
-            by_slot = self._transceivers | by_slot
-            by_key = self._relays | by_key
         now = trio.current_time()
+        by_slot = self._kept(now) | by_slot
+        if now < max(self._keep_until, self._keep_all_until):
+            by_key = self._relays | by_key
         self._refused = {slot: until for slot, until in self._refused.items() if until > now}
         newest = _newest_slots(one for one in by_slot.values() if one.slot not in self._refused)
         before = self._places()
@@ -271,6 +297,13 @@ class Directory:
         self._relay_addresses = frozenset(listener.internal for listener in listeners)
         self._own_relays = {listener.proxy: listener.internal for listener in listeners}
         self._tell(before, self._places())
+
+    def _kept(self, now: float) -> dict[Slot, TransceiverRecord]:
+        """Who stays in the view, listed or not."""
+        if now < self._keep_all_until:
+            return self._transceivers
+        unseen = self._unseen if now < self._keep_until else set()
+        return {slot: one for slot, one in self._transceivers.items() if slot in unseen}
 
     def _places(self) -> dict[Slot | RelayKey, tuple[Hashable, ...]]:
         """Who is there, and all that a watcher is told of."""
@@ -326,11 +359,13 @@ async def keep_transceiver(
 ) -> None:
     """Renew a transceiver's record until cancelled, then take it out a moment later.
 
-    ``lease`` is told of each renewal. Raises RegistryUnavailable when the first write fails; later
-    failures are tolerated.
+    ``lease`` is told of each renewal, and of our return before it. Raises RegistryUnavailable when
+    the first write fails; later failures are tolerated.
     """
 
     async def put() -> None:
+        if lease is not None and lease.returning and lease.is_broken(now=trio.current_time()):
+            await lease.returning()
         with nullcontext() if lease is None else _renewal(lease):
             await registry.put_transceiver(make_record())
 

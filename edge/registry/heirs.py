@@ -1,4 +1,4 @@
-"""Who takes a session over whose owner is gone: everybody proposes the same one.
+"""Who takes over what was another's: who sees the same transceivers proposes the same one.
 
 Rendezvous hashing proposes, the claim decides (``sessions``): where two parts of a fleet see
 different transceivers alive, two may be asked, and one is granted the session.
@@ -7,31 +7,25 @@ different transceivers alive, two may be asked, and one is granted the session.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 from edge.registry.protocol import Slot, TransceiverRecord
 from edge.rendezvous import weigh
 
-NOBODY: Final = Slot(0)
+
+def able(living: Iterable[TransceiverRecord]) -> tuple[Slot, ...]:
+    """Return who may take over: who drains does when all do, as nobody else can."""
+    everybody = tuple(living)
+    staying = tuple(record.slot for record in everybody if not record.draining)
+    return staying or tuple(record.slot for record in everybody)
 
 
-def heirs(
-    session: str, living: Iterable[TransceiverRecord], *, without: Slot = NOBODY
-) -> list[TransceiverRecord]:
-    """Sort who may take a session over, the first choice first.
-
-    ``without`` is the owner that is gone or leaves. Those that drain come last: they can hold what
-    nobody else can.
-    """
-    key = session.encode()
-    able = [record for record in living if record.slot != without]
-    return sorted(
-        able, key=lambda record: (not record.draining, weigh(str(record.slot), key)), reverse=True
-    )
+def heir(key: bytes, slots: Iterable[Slot]) -> Slot | None:
+    """Choose who takes over what has this key, a session's name or a path; None of nobody."""
+    return max(slots, key=lambda slot: weigh(str(slot), key), default=None)
 
 
-def heir(
-    session: str, living: Iterable[TransceiverRecord], *, without: Slot = NOBODY
-) -> TransceiverRecord | None:
-    """Return the first choice; None where nobody is left."""
-    return next(iter(heirs(session, living, without=without)), None)
+def next_heir(key: bytes, slots: Iterable[Slot], own: Slot) -> Slot | None:
+    """Choose who is asked after us, who can not; in the end everybody is. None: we are alone."""
+    ranked = sorted({*slots, own}, key=lambda slot: weigh(str(slot), key), reverse=True)
+    after = ranked[(ranked.index(own) + 1) % len(ranked)]
+    return None if after == own else after

@@ -3,10 +3,14 @@
 A record in the registry counts for ``seconds`` from the moment it was written, and we count from
 the earlier moment at which we asked for that: so we never believe in a lease longer than others do.
 Who looks at the registry every ``LOOK_SECONDS`` knows of a death within ``DETECTION_SECONDS``.
+
+Who was taken for dead and is not asks whose its sessions are before it says so: relays send to it
+again as soon as they know.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Final
 
@@ -33,6 +37,8 @@ class Lease:
         """From when on it has been unbroken; ``math.inf`` before the first renewal."""
         self.breaks = 0
         """How often it had lapsed when it was renewed."""
+        self.returning: Callable[[], Awaitable[None]] | None = None
+        """Done before a broken lease is renewed; RegistryUnavailable puts that off."""
         self._seconds = seconds
         self._renew_seconds = renew_seconds
         self._next = now
@@ -57,6 +63,10 @@ class Lease:
                 self.breaks += self.since != inf
                 self.since = asked
             self.until = max(self.until, asked + self._seconds)
+
+    def is_broken(self, *, now: float) -> bool:
+        """Whether we had it, and others may have taken us for dead since."""
+        return self.since != inf and self.lapsed(now=now)
 
     def lapsed(self, *, now: float) -> bool:
         """Whether others may have taken us for dead."""

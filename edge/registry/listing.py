@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 from typing import Final, Generic
 
 from edge.errors import Drop, RemoteProtocolError
@@ -110,6 +111,14 @@ class Listing(Generic[R]):
         known |= {one: lease for one, lease in zip(members, leases, strict=True) if lease}
         self._known = known
         return [lease.record for lease in known.values() if lease.record is not None]
+
+    def next_end(self) -> float:
+        """Seconds until the first lease ends of those listed, unless it is renewed before.
+
+        Less than 0 where a record is still there past its time; ``math.inf`` for an empty list.
+        """
+        ends = [lease.expires for lease in self._known.values() if lease.record is not None]
+        return min(ends, default=inf) - self._store.worker.now()
 
     async def _members(self) -> list[str]:
         since = self._store.worker.now() - INDEX_SECONDS

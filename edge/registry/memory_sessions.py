@@ -16,12 +16,15 @@ from edge.registry.sessions import (
     MAX_SESSIONS,
     SESSION_SECONDS,
     Claim,
+    Inheritance,
     Lead,
+    Slot,
     StoredCheckpoint,
     StoreOutcome,
     check_claim,
     check_serial,
     grants,
+    inherits,
     refusal,
 )
 
@@ -57,7 +60,7 @@ class MemorySessions:
         held, stored = entry or (None, None)
         if not grants(held, wanted, anew=anew):
             return held
-        self._put(_Entry(wanted, stored))
+        self._put(_Entry(wanted, None if anew and held != wanted else stored))
         return wanted
 
     async def owner_of(self, session: str) -> Claim | None:
@@ -74,24 +77,28 @@ class MemorySessions:
         """Store a checkpoint; see ``SessionBook``."""
         check_serial(serial)
         await trio.lowlevel.checkpoint()
-        if len(sealed) > MAX_CHECKPOINT_BYTES:
-            self._drops[Drop.TOO_LONG] += 1
-            return StoreOutcome.TOO_LONG
-        entry = self._entries.get(claim.session)
-        held, stored = entry or (None, None)
-        refused = refusal(held, claim)
-        if refused is not None:
-            return refused
-        if stored is not None and stored.claim == claim and stored.serial > serial:
-            return StoreOutcome.SUPERSEDED
-        self._put(_Entry(claim, StoredCheckpoint(claim=claim, serial=serial, sealed=sealed)))
-        return StoreOutcome.STORED
+        return self._store(StoredCheckpoint(claim=claim, serial=serial, sealed=sealed), claim)
 
-    async def load(self, claim: Claim) -> StoredCheckpoint | None:
-        """Load the newest checkpoint, for who holds the session."""
+    async def hand_over(self, claim: Claim, serial: int, sealed: bytes, heir: Slot) -> StoreOutcome:
+        """Store a checkpoint and claim the next epoch for an heir; see ``SessionBook``."""
+        given = claim.next_of(heir)
+        check_claim(given)
+        check_serial(serial)
         await trio.lowlevel.checkpoint()
-        entry = self._entries.get(claim.session)
-        return entry.stored if entry is not None and entry.held == claim else None
+        held, stored = self._entries.get(claim.session) or (None, None)
+        if held == given and stored is not None and stored.claim == claim:
+            return StoreOutcome.STORED
+        return self._store(StoredCheckpoint(claim=claim, serial=serial, sealed=sealed), given)
+
+    async def inherit(self, wanted: Claim, former: Slot) -> Inheritance:
+        """Claim a session, and load its newest checkpoint; see ``SessionBook``."""
+        check_claim(wanted)
+        await trio.lowlevel.checkpoint()
+        held, stored = self._entries.get(wanted.session) or (None, None)
+        if not inherits(held, wanted, former):
+            return Inheritance(held, None)
+        self._put(_Entry(wanted, stored))
+        return Inheritance(wanted, stored)
 
     async def forget(self, claim: Claim) -> None:
         """Take a session out, unless it is another's."""
@@ -119,6 +126,20 @@ class MemorySessions:
         """Forget all, as a store may at any time."""
         for entry in self._entries.living():
             self._entries.remove(entry.held.session)
+
+    def _store(self, new: StoredCheckpoint, then: Claim) -> StoreOutcome:
+        """Store a checkpoint; ``then`` is what is held afterwards."""
+        if len(new.sealed) > MAX_CHECKPOINT_BYTES:
+            self._drops[Drop.TOO_LONG] += 1
+            return StoreOutcome.TOO_LONG
+        held, stored = self._entries.get(new.claim.session) or (None, None)
+        refused = refusal(held, new.claim)
+        if refused is not None:
+            return refused
+        if stored is not None and stored.claim == new.claim and stored.serial > new.serial:
+            return StoreOutcome.SUPERSEDED
+        self._put(_Entry(then, new))
+        return StoreOutcome.STORED
 
     def _held(self, session: str) -> Claim | None:
         entry = self._entries.get(session)

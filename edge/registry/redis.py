@@ -160,6 +160,10 @@ class RedisRegistry:
             raise RegistryUnavailable("Redis refuses to write")
         return await self._transceivers.living()
 
+    def next_end(self) -> float:
+        """Seconds until the first transceiver's lease ends, of those that were last listed."""
+        return self._transceivers.next_end()
+
     async def put_relay(self, record: RelayRecord) -> None:
         """Write or renew a relay; its name has at most 120 bytes."""
         await self._relays.put(f"{record.cluster}:{record.name}", record)

@@ -27,6 +27,7 @@ from edge.registry.sessions import (
     MAX_SERIAL,
     SESSION_SECONDS,
     Claim,
+    Inheritance,
     Lead,
     Slot,
     StoredCheckpoint,
@@ -76,12 +77,12 @@ _CLAIM: Final = _Script("""
 local wanted, by = tonumber(ARGV[1]), ARGV[2]
 if not (epoch == wanted - 1 or (epoch == wanted and owner == by)
     or (ARGV[4] == '1' and epoch < wanted)) then return held() end
-if epoch == 0 then redis.call('UNLINK', key) end
+if epoch == 0 or (ARGV[4] == '1' and epoch < wanted) then redis.call('UNLINK', key) end
 redis.call('HSET', key, 'epoch', ARGV[1], 'owner', by, 'claim', ARGV[3])
 redis.call('PEXPIRE', key, ARGV[5])
 return 1
 """)
-_STORE: Final = _Script("""
+_STORED: Final = """
 local mine, by = tonumber(ARGV[1]), ARGV[2]
 if epoch < mine then return 'lost' end
 if epoch > mine or owner ~= by then return 'fenced' end
@@ -92,10 +93,27 @@ end
 redis.call('HSET', key, 'claim', ARGV[4], 'written', ARGV[1], 'writer', by, 'serial', ARGV[3],
   'checkpoint', ARGV[5])
 redis.call('PEXPIRE', key, ARGV[6])
+"""
+_STORE: Final = _Script(_STORED + "return 'stored'")
+# As a store, whose sealed claim is the heir's here, and whose slot comes last.
+_HAND_OVER: Final = _Script(
+    """
+local before = tonumber(ARGV[1])
+if epoch == before + 1 and owner == ARGV[7]
+    and tonumber(redis.call('HGET', key, 'written') or 0) == before then return 'stored' end
+"""
+    + _STORED
+    + """
+redis.call('HSET', key, 'epoch', before + 1, 'owner', ARGV[7])
 return 'stored'
-""")
-_LOAD: Final = _Script(f"""
-if epoch ~= tonumber(ARGV[1]) or owner ~= ARGV[2] then return {{}} end
+"""
+)
+_INHERIT: Final = _Script(f"""
+local wanted, by, former = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+if not (epoch == wanted and owner == by)
+    and (epoch == 0 or epoch ~= wanted - 1 or owner ~= former) then return held() end
+redis.call('HSET', key, 'epoch', ARGV[1], 'owner', by, 'claim', ARGV[4])
+redis.call('PEXPIRE', key, ARGV[5])
 return {{bounded('written', 16), bounded('writer', 16), bounded('serial', 16),
   bounded('checkpoint', {MAX_CHECKPOINT_BYTES})}}
 """)
@@ -139,25 +157,25 @@ class RedisSessions:
 
     async def store(self, claim: Claim, serial: int, sealed: bytes) -> StoreOutcome:
         """Store a checkpoint; see ``SessionBook``."""
-        check_claim(claim)
-        check_serial(serial)
-        if len(sealed) > MAX_CHECKPOINT_BYTES:
-            self._store.drops[Drop.TOO_LONG] += 1
-            return StoreOutcome.TOO_LONG
-        name = self._name(claim.session)
-        arguments = (claim.epoch, claim.owner, serial, self._seal(claim), sealed, _MILLISECONDS)
-        (reply,) = await self._run(_STORE, [(name, arguments)])
-        return _OUTCOMES.get(reply, StoreOutcome.LOST) if isinstance(reply, bytes) else _LOST
+        return await self._keep(_STORE, claim, serial, sealed, held=claim)
 
-    async def load(self, claim: Claim) -> StoredCheckpoint | None:
-        """Load the newest checkpoint, for who holds the session."""
-        check_claim(claim)
-        name = self._name(claim.session)
-        (reply,) = await self._run(_LOAD, [(name, (claim.epoch, claim.owner))])
+    async def hand_over(self, claim: Claim, serial: int, sealed: bytes, heir: Slot) -> StoreOutcome:
+        """Store a checkpoint and claim the next epoch for an heir; see ``SessionBook``."""
+        given = claim.next_of(heir)
+        check_claim(given)
+        return await self._keep(_HAND_OVER, claim, serial, sealed, heir, held=given)
+
+    async def inherit(self, wanted: Claim, former: Slot) -> Inheritance:
+        """Claim a session, and load its newest checkpoint; see ``SessionBook``."""
+        check_claim(wanted)
+        name = self._name(wanted.session)
+        arguments = (wanted.epoch, wanted.owner, former, self._seal(wanted), _MILLISECONDS)
+        (reply,) = await self._run(_INHERIT, [(name, arguments)])
         match reply:
-            case [bytes(written), bytes(writer), bytes(serial), bytes(sealed)] if sealed:
-                return self._checkpoint(claim, written, writer, serial, sealed)
-        return None
+            case [bytes(written), bytes(writer), bytes(serial), bytes(sealed)]:
+                stored = self._checkpoint(wanted, written, writer, serial, sealed)
+                return Inheritance(wanted, stored)
+        return Inheritance(self._open(wanted.session, reply), None)
 
     async def forget(self, claim: Claim) -> None:
         """Take a session out, unless it is another's."""
@@ -177,6 +195,27 @@ class RedisSessions:
             if lease is not None and lease.record is not None:
                 return lease.record.session
         return None
+
+    async def _keep(
+        self,
+        script: _Script,
+        claim: Claim,
+        serial: int,
+        sealed: bytes,
+        *more: _Argument,
+        held: Claim,
+    ) -> StoreOutcome:
+        """Store a checkpoint by a script; ``held`` is the claim that holds afterwards."""
+        check_claim(claim)
+        check_serial(serial)
+        if len(sealed) > MAX_CHECKPOINT_BYTES:
+            self._store.drops[Drop.TOO_LONG] += 1
+            return StoreOutcome.TOO_LONG
+        name = self._name(claim.session)
+        numbers = (claim.epoch, claim.owner, serial)
+        arguments = (*numbers, self._seal(held), sealed, _MILLISECONDS, *more)
+        (reply,) = await self._run(script, [(name, arguments)])
+        return _OUTCOMES.get(reply, StoreOutcome.LOST) if isinstance(reply, bytes) else _LOST
 
     async def _run(
         self, script: _Script, calls: Sequence[tuple[str, Sequence[_Argument]]]
@@ -213,6 +252,8 @@ class RedisSessions:
     def _checkpoint(
         self, claim: Claim, written: bytes, writer: bytes, serial: bytes, sealed: bytes
     ) -> StoredCheckpoint | None:
+        if not sealed:
+            return None
         try:
             author = Claim(
                 session=claim.session,

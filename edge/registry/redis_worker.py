@@ -15,6 +15,7 @@ a host whose wall clock jumps or is wrong neither hides its records nor loses si
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -30,6 +31,7 @@ from redis.retry import Retry
 
 from edge.errors import ConfigError, Drop
 from edge.registry.protocol import RegistryStatistics, RegistryUnavailable
+from edge.registry.redis_clock import RedisClock
 
 SOCKET_SECONDS: Final = 1.0
 """How long a connect or one read may take."""
@@ -38,11 +40,17 @@ CALL_SECONDS: Final = 1.4
 STOP_SECONDS: Final = 1.0
 """How long what waits may still be sent at the end."""
 FIRST_PAUSE: Final = 0.1
-LAST_PAUSE: Final = 2.0
-CLOCK_SECONDS: Final = 5.0
-"""How often Redis's clock is read at least; this is also the probe of an idle connection."""
+LAST_PAUSE: Final = 0.2
+"""Short: what an emptied Redis has lost is known to its owners alone until they are back."""
 MAX_BATCH: Final = 256
 MAX_WAITING_CALLS: Final = 1_000
+
+SWITCH_SECONDS: Final = 0.0005
+"""For how long the loop keeps our thread waiting while it is busy itself; Python's own is 5 ms.
+
+Beside a loop that is busy for half of the time, 2 ms at once, a round trip took 2.9 ms by that
+(median; 7.5 ms of ten the slowest), and takes 1.0 ms (2.7).
+"""
 
 _JOIN_SECONDS: Final = STOP_SECONDS + 2 * SOCKET_SECONDS
 
@@ -88,14 +96,14 @@ class RedisWorker:
         self._up: bool | None = None
         self._operations = 0
         self._failures = 0
-        self._clock_offset = time.time() - time.monotonic()
-        self._clock_read_at = -CLOCK_SECONDS
+        self._clock = RedisClock(offset=time.time() - time.monotonic())
 
     # The Trio side.
 
     def start(self) -> None:
         """Start the thread; returns at once, whether Redis answers or not."""
         self._token = trio.lowlevel.current_trio_token()
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -109,7 +117,7 @@ class RedisWorker:
 
     def now(self) -> float:
         """Unix time by Redis's clock."""
-        return time.monotonic() + self._clock_offset
+        return time.monotonic() + self._clock.offset
 
     async def call(self, *commands: Command) -> Sequence[Reply]:
         """Send commands and wait for a reply to each; RegistryUnavailable within CALL_SECONDS."""
@@ -172,7 +180,8 @@ class RedisWorker:
         """Block until there is something to do or to probe; False at the end."""
         with self._changed:
             if self._up:
-                idle = self._clock_read_at + CLOCK_SECONDS - time.monotonic()
+                # To read the clock is also the probe of an idle connection.
+                idle = self._clock.next_read - time.monotonic()
                 self._changed.wait_for(self._has_work, timeout=max(idle, 0.0))
             if self._stop_at is None:
                 return True
@@ -230,19 +239,20 @@ class RedisWorker:
         queue: Callable[..., object] = pipeline.execute_command
         for command in commands:
             queue(*command)
-        clock_is_old = time.monotonic() >= self._clock_read_at + CLOCK_SECONDS
-        if clock_is_old:
+        asked = time.monotonic()
+        clock_is_due = self._clock.is_due(now=asked)
+        if clock_is_due:
             pipeline.time()
         replies: list[Reply] = pipeline.execute(raise_on_error=False)
-        if clock_is_old:
-            self._read_clock(replies.pop())
+        if clock_is_due:
+            self._read_clock(replies.pop(), asked)
         return replies
 
-    def _read_clock(self, reply: Reply) -> None:
+    def _read_clock(self, reply: Reply, asked: float) -> None:
         match reply:
             case (int(seconds), int(microseconds)):
-                self._clock_read_at = time.monotonic()
-                self._clock_offset = seconds + microseconds / 1e6 - self._clock_read_at
+                unix = seconds + microseconds / 1e6
+                self._clock.read(unix, asked=asked, answered=time.monotonic())
             case _:
                 raise redis.ResponseError("TIME was refused")
 
@@ -258,7 +268,7 @@ class RedisWorker:
         if self._up is not False:
             log.warning("registry_down", error=type(error).__name__, **self._label)
         self._up = False
-        self._clock_read_at = -CLOCK_SECONDS
+        self._clock.doubt()
         with suppress(Exception):
             self._client.connection_pool.disconnect()
 

@@ -9,13 +9,14 @@ So these hold, however slow and lossy the way to the registry is:
 
 - No two processes are ever granted the same epoch of a session.
 - What a former owner stores after its successor's claim is refused (``FENCED``), and what it stored
-  before is there for the successor: a checkpoint is loaded *with* the claim, never before it.
+  before is there for the successor, who loads it *with* the claim, in one: ``inherit``.
+- Who leaves stores its last checkpoint and claims the next epoch for an heir in one: ``hand_over``.
 - Of one owner's checkpoints the newest stays: an older one that comes late is refused
   (``SUPERSEDED``), as its reserve has been spent.
 
 A registry that forgets (emptied, or fallen back to an old copy of itself) can promise nothing.
-Then an owner's store finds no claim (``LOST``). It may claim ``anew``, under a higher epoch than
-its own, but only if it has not been out of sight for a lease time; nobody else may.
+Then an owner's store finds no claim (``LOST``). It may claim ``anew`` what it held, to be overruled
+by who held a higher epoch; nobody else may. When it may rely on that: ``transceiver.mark``.
 
 A *lead* is what a lone datagram tells of its session: the routing token of a check, or the path of
 anything else. An heir finds the session by it.
@@ -26,7 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import Enum
-from typing import Final, NewType, Protocol
+from typing import Final, NamedTuple, NewType, Protocol
 
 import msgspec
 
@@ -75,6 +76,15 @@ class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
         return f"StoredCheckpoint({self.claim}, serial={self.serial}, {len(self.sealed)} bytes)"
 
 
+class Inheritance(NamedTuple):
+    """What came of inheriting a session."""
+
+    held: Claim | None
+    """Who holds it now; None: nobody, so there is nothing to take over."""
+    stored: StoredCheckpoint | None
+    """The newest checkpoint, for who was granted the session; None: there is none."""
+
+
 class StoreOutcome(Enum):
     """What came of storing a checkpoint."""
 
@@ -85,7 +95,7 @@ class StoreOutcome(Enum):
     FENCED = "fenced"
     """Somebody else owns the session: end it, silently."""
     LOST = "lost"
-    """No such claim is known. Claim anew, if the lease allows it, and store again."""
+    """No such claim is known. Claim anew what was held, and store again."""
     TOO_LONG = "too_long"
     """More than ``MAX_CHECKPOINT_BYTES``; the former one stays."""
 
@@ -101,7 +111,8 @@ class SessionBook(Protocol):
         """Claim a session; returns who holds it now: ``wanted`` itself where it was granted.
 
         None: nobody holds it, so there is nothing to take over (only epoch 1 is granted then).
-        ``anew`` grants every higher epoch than the one that is held, also where none is. Raises
+        ``anew`` grants every higher epoch than the one that is held, also where none is; what was
+        stored under a lower one is gone then, as its successor never saw it. Raises
         LocalProtocolError for a session or an epoch that can not be.
         """
 
@@ -114,8 +125,17 @@ class SessionBook(Protocol):
     async def store(self, claim: Claim, serial: int, sealed: bytes) -> StoreOutcome:
         """Store the checkpoint with this number, which rises with each, of who holds a claim."""
 
-    async def load(self, claim: Claim) -> StoredCheckpoint | None:
-        """Load the newest checkpoint, whoever stored it; None unless ``claim`` is what is held."""
+    async def hand_over(self, claim: Claim, serial: int, sealed: bytes, heir: Slot) -> StoreOutcome:
+        """Store the last checkpoint of who holds a claim, and claim the next epoch for an heir.
+
+        STORED again where just that was done: the answer may have been lost.
+        """
+
+    async def inherit(self, wanted: Claim, former: Slot) -> Inheritance:
+        """Claim a session that ``former`` holds under the epoch before, and load what is stored.
+
+        Granted again to who holds ``wanted``: the answer may have been lost.
+        """
 
     async def forget(self, claim: Claim) -> None:
         """Take a session that has ended out, with all that is stored; unless it is another's."""
@@ -163,6 +183,12 @@ def grants(held: Claim | None, wanted: Claim, *, anew: bool) -> bool:
     """Whether a claim is granted while ``held`` is; the whole rule."""
     epoch = 0 if held is None else held.epoch
     return held == wanted or epoch == wanted.epoch - 1 or (anew and epoch < wanted.epoch)
+
+
+def inherits(held: Claim | None, wanted: Claim, former: Slot) -> bool:
+    """Whether a session is inherited while ``held`` is; the whole rule."""
+    before = Claim(session=wanted.session, owner=former, epoch=wanted.epoch - 1)
+    return held in (wanted, before)
 
 
 def refusal(held: Claim | None, claim: Claim) -> StoreOutcome | None:

@@ -37,6 +37,7 @@ from edge.registry.records import ALLOWED_SKEW, MIN_SECRET_CHARACTERS
 from edge.registry.sessions import MAX_CHECKPOINT_BYTES, SESSION_SECONDS, Claim, StoredCheckpoint
 from edge.session_config import MAX_SESSION_BYTES
 from edge.transceiver.admission import Opener
+from edge.transceiver.dialect import DialectSnapshot
 from edge.webrtc.peer import PeerSnapshot
 from edge.webrtc.reserve import NO_RESERVE, Reserve
 from edge.wire.spp import Path
@@ -100,6 +101,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     session_config: Annotated[bytes, Meta(max_length=MAX_SESSION_BYTES)] | None = None
     resume: Annotated[bytes, Meta(max_length=MAX_RESUME_BYTES)] = b""
     """What the backend's stream is taken up by; its own."""
+    dialect: DialectSnapshot = DialectSnapshot()
+    """The session as its clients know it by now."""
     version: int = VERSION
 
     def __repr__(self) -> str:
@@ -116,6 +119,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     def exact(self) -> bool:
         """Whether its owner sent nothing any more: the heir goes on with the very next number."""
         return self.reserve == NO_RESERVE
+
+
+class OtherVersion(RemoteProtocolError):
+    """A checkpoint that another version of this program wrote: there may be who can read it."""
 
 
 class _Key(NamedTuple):
@@ -169,7 +176,7 @@ class CheckpointKeys:
             raise RemoteProtocolError("a checkpoint of a wrong length")
         version, key_id = _HEAD.unpack_from(sealed)
         if version != VERSION:
-            raise RemoteProtocolError("a checkpoint of another version")
+            raise OtherVersion("a checkpoint of another version")
         head, rest = sealed[: _HEAD.size], sealed[_HEAD.size :]
         nonce, body = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
         for key in self._keys:

@@ -1,9 +1,10 @@
 """When a session writes its checkpoint, and how far it may count meanwhile. No I/O.
 
 A checkpoint is due when something that matters has changed (``change``), when a part of the reserve
-is used, and before the stored one ends; never for a packet. Changes are gathered for a moment, one
-write is under way at a time, and two begin at least ``SPACING_SECONDS`` apart. How much is used is
-looked at now and then, so that twice the present rate would not surprise us.
+is used, and before the stored one ends; never for a packet. Changes are gathered for a moment, but
+not those that somebody waits for: a message of ours, an acknowledgement. One write is under way at
+a time, one begins every ``SPACING_SECONDS`` on average, and ``BURST_WRITES`` more at once. How much
+is used is looked at now and then, so that twice the present rate would not surprise us.
 
 The rule of the reserve: an heir may find the last checkpoint that was stored, or any begun later
 whose answer is not known. The oldest of these bounds the owner, which must stop (``room``) at the
@@ -37,7 +38,8 @@ from edge.webrtc.reserve import OWNER_USES, RENEW_AFTER, Reserve
 
 CHANGE_SECONDS: Final = 0.25
 """How long a usual change waits for others."""
-SPACING_SECONDS: Final = 0.05
+SPACING_SECONDS: Final = 0.025
+BURST_WRITES: Final = 8
 REFRESH_SECONDS: Final = SESSION_SECONDS / 3
 FIRST_LOOK_SECONDS: Final = 1.0
 SHORTEST_LOOK_SECONDS: Final = 0.25
@@ -47,6 +49,8 @@ LAST_PAUSE: Final = 2.0
 CONSENT_SECONDS: Final = 30.0  # RFC 7675, 5.1
 HEIR_SECONDS: Final = 1.0
 """After an heir's first checkpoint, until one that knows of its packets: jumps do not add up."""
+UNSURE_SECONDS: Final = 1.0
+"""How soon a checkpoint is followed by another that may extend the reserve where it could not."""
 AGE_MARGIN: Final = 8.0
 """Seconds for clocks that differ, and from the opening of a checkpoint until a relay knows it."""
 MAX_WRITES: Final = 128
@@ -59,6 +63,8 @@ class Answer(Enum):
     """What is known of a write that is over."""
 
     STORED = "stored"
+    UNSURE = "unsure"
+    """An heir will find it, but may have found an earlier one before, of which nobody told yet."""
     REFUSED = "refused"
     """It was certainly not stored."""
     UNKNOWN = "unknown"
@@ -114,7 +120,7 @@ class CheckpointWriter:
         self._stored: Reserve | None = None
         self._serial = 0
         self._due = inf
-        self._not_before = now
+        self._not_before = self._spent_until = now
         self._refresh_at = inf
         self._look_at = inf
         self._looked: tuple[Reserve, float] | None = None
@@ -146,6 +152,11 @@ class CheckpointWriter:
     def change(self, *, now: float, within: float = CHANGE_SECONDS) -> None:
         """Note that something matters; it is written within so many seconds, 0 for at once."""
         self._due = min(self._due, now + within)
+
+    def retry(self, *, now: float) -> None:
+        """Note that it is to be written now, whatever failure has put that off."""
+        self._pause = FIRST_PAUSE
+        self._due = self._not_before = now
 
     def look(self, used: Reserve, *, now: float) -> bool:
         """Whether a write is due; also looks how fast the reserve is being used."""
@@ -185,6 +196,10 @@ class CheckpointWriter:
         if answer is Answer.STORED:
             self._note_stored(write, now)
             return
+        if answer is Answer.UNSURE:
+            self._stored = write.used
+            self.change(now=now, within=UNSURE_SECONDS)
+            return
         self._failed += 1
         if answer is Answer.REFUSED and self._findable and self._findable[-1].serial == serial:
             self._findable.pop()
@@ -213,7 +228,8 @@ class CheckpointWriter:
             write = replace(self._findable.pop(), begun=now)
         self._findable.append(write)
         self._due = self._refresh_at = inf
-        self._not_before = now + SPACING_SECONDS
+        self._spent_until = max(self._spent_until, now) + SPACING_SECONDS
+        self._not_before = self._spent_until - BURST_WRITES * SPACING_SECONDS
         return self._serial
 
     def _note_stored(self, write: _Write, now: float) -> None:

@@ -1,15 +1,12 @@
 """What a process of a fleet holds: the claims on its sessions, and their checkpoints.
 
 A session is claimed when its client has connected, and from then on written down by its ``Keeper``;
-here is what of that must wait for the registry. Whoever stood still may have lost its sessions
-(``Fence``), so each wake of the loop comes by here before any task of it: in doubt, nothing leaves
-for any session until the registry has told whose it is.
+here is what of that must wait for the registry. Which of them may speak is said by ``Doubts``.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -18,26 +15,24 @@ import structlog
 import trio
 
 from edge.audio.pacer import Pacer
-from edge.errors import EndReason
 from edge.registry.lease import Lease
 from edge.registry.protocol import RegistryUnavailable
-from edge.registry.sessions import SESSION_SECONDS, Claim, Slot, StoreOutcome
+from edge.registry.sessions import Claim, Slot, StoreOutcome
 from edge.transceiver.checkpoint import Checkpoint
 from edge.transceiver.checkpoint_writer import Answer, CheckpointWriter
+from edge.transceiver.departed import Departed
+from edge.transceiver.doubts import DOUBT_SECONDS, Doubts, fence_off
 from edge.transceiver.fence import Fence
 from edge.transceiver.keeper import Clocks, Keeper
+from edge.transceiver.mark import Mark
+from edge.transceiver.recall import Recall
 from edge.transceiver.session import Session
-from edge.transceiver.vault import Vault
+from edge.transceiver.vault import Inherited, Vault
 from edge.transceiver.voice import SILENT_ENDS, Voice
 
 RETRY_SECONDS: Final = 0.5
-DOUBT_SECONDS: Final = 0.05
-"""How soon a question is asked again that keeps sessions silent."""
-LOOK_SECONDS: Final = 0.25
-"""How often we look whether our lease was broken."""
 ATTEMPTS: Final = 3
 """How often a claim is asked for while its answers are old news."""
-MAX_ENDED: Final = 10_000
 
 log = structlog.get_logger()
 
@@ -73,39 +68,38 @@ class Custody:
         self.taken_over = 0
         self.lost = 0
         self._fence = Fence(lease, now=clocks.monotonic())
-        self._lease = lease
+        self._doubts = Doubts(vault, self._fence, lease, clocks)
+        self._keepers = self._doubts.keepers
+        self._departed = Departed(vault, clocks.monotonic)
+        self._mark = Mark(slot)
+        self._recall = Recall(
+            vault,
+            self._mark,
+            lease,
+            self._keepers,
+            write_back=self._write_back,
+            clock=clocks.monotonic,
+        )
         self._pacer = pacer
         self._clocks = clocks
         self._consent_seconds = consent_seconds
-        self._keepers: dict[str, Keeper] = {}
-        self._ended: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """Under which epoch, and until when that counts."""
         self._nursery: trio.Nursery | None = None
-        self._doubt = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Claim, store and ask, until cancelled."""
-        wakes = _Wakes(self.wake)
-        trio.lowlevel.add_instrument(wakes)
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                task_status.started()
-                try:
-                    await self._settle_doubts()
-                finally:
-                    self._nursery = None
-        finally:
-            trio.lowlevel.remove_instrument(wakes)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._doubts.run)
+            nursery.start_soon(self._recall.run)
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
-    def wake(self) -> float:
-        """Find out whether we stood still, before anything else is done; returns the time."""
-        now = self._clocks.monotonic()
-        if self._fence.tick(now=now):
-            for keeper in self._keepers.values():
-                keeper.session.voice = Voice.NONE
-            self._doubt.set()
-        return now
+    async def settle(self) -> None:
+        """Wait until the registry knows what has ended here; the caller sets a deadline."""
+        await self._departed.settle()
 
     def counts(self) -> CustodyCounts:
         """Count."""
@@ -123,11 +117,8 @@ class Custody:
         return self._keepers.get(session)
 
     def has_ended(self, held: Claim) -> bool:
-        """Whether the session of a claim was ours and is over: nobody shall bring it back.
-
-        Not where it had been taken over before, and ended here as we did not know of it.
-        """
-        return held.epoch <= self._ended.get(held.session, (0, 0.0))[0]
+        """Whether the session of a claim was ours and is over: nobody shall bring it back."""
+        return self._departed.has(held)
 
     def leave(self, session: Session) -> None:
         """A session of ours has ended; its record goes too, unless it lives on elsewhere."""
@@ -138,8 +129,12 @@ class Custody:
         self._fence.release(session.call.session)
         keeper.close()
         if session.reason not in SILENT_ENDS:
-            self._note_ended(keeper.claim)
-            self._start(partial(self._forget, keeper.claim))
+            self._departed.note(keeper.claim)
+            self.forget(keeper.claim)
+
+    def forget(self, claim: Claim) -> None:
+        """Have the record of a session taken out that is over."""
+        self._start(partial(self._departed.forget, claim))
 
     def connected(self, session: Session) -> None:
         """Claim a session that has just connected."""
@@ -160,13 +155,15 @@ class Custody:
 
         None too where we stood still each time that it was granted, and can not be sure.
         """
-        for _ in range(ATTEMPTS):
-            asked = self._clocks.monotonic()
-            held = await self.vault.claim(wanted, anew=anew)
-            now = self.wake()
-            if held != wanted or self._fence.hold(wanted, asked=asked, now=now):
-                return held
-        return None
+
+        async def ask() -> Inherited:
+            return Inherited(await self.vault.claim(wanted, anew=anew))
+
+        return (await self._ask(wanted, ask)).held
+
+    async def inherit(self, wanted: Claim, former: Slot) -> Inherited:
+        """Claim a session of which ``former`` holds the epoch before, and load it, likewise."""
+        return await self._ask(wanted, partial(self.vault.inherit, wanted, former))
 
     def adopt(self, session: Session, claim: Claim) -> Keeper:
         """Keep a session that was restored; it says nothing until it has been written down."""
@@ -179,10 +176,6 @@ class Custody:
         keeper.voice = session.voice = Voice.CHECKS
         keeper.write()
         return keeper
-
-    def holds(self, claim: Claim) -> bool:
-        """Whether a claim is still ours, beyond doubt."""
-        return self._fence.speaks(claim.session) and self._fence.claim_of(claim.session) == claim
 
     def let_go(self, claim: Claim) -> None:
         """Hold a claim no more, unless its session is kept."""
@@ -204,25 +197,26 @@ class Custody:
             held = await self.vault.owner_of(keeper.claim.session)
         except RegistryUnavailable:
             return False
-        if held is None:
-            await self._claim_anew(keeper)
-        elif self._fence.hears(held):
-            self._fence_off(keeper)
-        return held == keeper.claim and keeper.session.reason is None
+        if self._fence.hears(held):
+            fence_off(keeper)
+        elif held != keeper.claim:
+            await self._write_back(keeper)
+        return held == keeper.claim and keeper.session.reason is None and self._is_sure(keeper)
 
-    async def store_exact(self, keeper: Keeper) -> Checkpoint | None:
-        """Store the last checkpoint of a session, which says no more; None: it can not be.
+    async def hand_over(self, keeper: Keeper, heir: Slot) -> Checkpoint | None:
+        """Store the last checkpoint of a session and claim it for its heir; None: it can not be.
 
-        A registry that is away is waited for, as the session can not go on here.
+        It says no more here. A registry that is away is waited for, as it can not go on here.
         """
         checkpoint = keeper.freeze()
         while keeper.session.reason is None:
-            outcome = await self._store_last(checkpoint)
+            outcome = None
+            if self._is_sure(keeper):
+                outcome = await self.vault.hand_over(checkpoint, heir)
             if outcome is StoreOutcome.STORED:
                 return checkpoint
-            if outcome is StoreOutcome.LOST:
-                await self._claim_anew(keeper)
-            if outcome is not None and keeper.claim == checkpoint.claim:
+            lost = outcome is StoreOutcome.LOST and await self._write_back(keeper)
+            if outcome is not None and not lost:
                 break
             await trio.sleep(DOUBT_SECONDS)
             checkpoint = keeper.freeze()
@@ -233,6 +227,12 @@ class Custody:
     def _start(self, task: Callable[[], Awaitable[None]]) -> None:
         if self._nursery is not None:
             self._nursery.start_soon(_guard, task)
+
+    def _soon(self, call: Callable[[], None]) -> None:
+        async def task() -> None:
+            call()
+
+        self._start(task)
 
     async def _enrol(self, session: Session) -> None:
         """Claim a session as its first owner, however long the registry is away."""
@@ -254,7 +254,7 @@ class Custody:
             self._keep(session, claim, writer).change(at_once=True)
         else:
             self._fence.release(claim.session)
-            await self._forget(claim)
+            await self._departed.forget(claim)
 
     def _keep(self, session: Session, claim: Claim, writer: CheckpointWriter) -> Keeper:
         keeper = Keeper(
@@ -264,6 +264,7 @@ class Custody:
             pacer=self._pacer,
             clocks=self._clocks,
             store=self._begin_store,
+            soon=self._soon,
         )
         self._keepers[claim.session] = keeper
         return keeper
@@ -277,96 +278,57 @@ class Custody:
         self._start(partial(self._store, keeper, checkpoint, sealed))
 
     async def _store(self, keeper: Keeper, checkpoint: Checkpoint, sealed: bytes) -> None:
+        sure = self._is_sure(keeper)
         outcome = await self.vault.store(checkpoint, sealed)
-        if outcome is StoreOutcome.LOST:
-            await self._claim_anew(keeper)
-        elif outcome is StoreOutcome.FENCED:
-            self._fence_off(keeper)
         answer = Answer.UNKNOWN if outcome is None else Answer.of(outcome)
+        if answer is Answer.STORED and not sure:
+            answer = Answer.UNSURE
+        if outcome is StoreOutcome.FENCED:
+            fence_off(keeper)
         self._take_answer(keeper, checkpoint, answer)
-
-    async def _store_last(self, checkpoint: Checkpoint) -> StoreOutcome | None:
-        sealed = self.vault.seal(checkpoint)
-        return await self.vault.store(checkpoint, sealed) if sealed else StoreOutcome.TOO_LONG
+        if outcome is StoreOutcome.LOST:
+            await self._write_back(keeper)
 
     def _take_answer(self, keeper: Keeper, checkpoint: Checkpoint, answer: Answer) -> None:
         """Give an heir its voice before it is told what may leave now."""
         keeper.note(checkpoint.serial, answer)
-        self._give_voice(keeper)
-        keeper.tell(stored=answer is Answer.STORED)
+        self._doubts.give_voice(keeper)
+        keeper.tell(stored=answer in (Answer.STORED, Answer.UNSURE))
 
-    async def _claim_anew(self, keeper: Keeper) -> None:
-        """Claim a session that the registry has forgotten, if nobody else can have."""
-        name = keeper.claim.session
-        if not self._fence.may_claim_anew(name, now=self._clocks.monotonic()):
-            return
-        wanted = keeper.claim.next_of(self.slot)
-        try:
-            held = await self.claim(wanted, anew=True)
-        except RegistryUnavailable:
-            return
-        if held != wanted:
-            if self._fence.hears(held):
-                self._fence_off(keeper)
-        elif self._keepers.get(name) is keeper:
-            keeper.claim = wanted
-        else:  # it has ended meanwhile
-            self.let_go(wanted)
-            await self._forget(wanted)
+    def _is_sure(self, keeper: Keeper) -> bool:
+        """Whether the registry would know by now of whoever took a session over."""
+        return self._mark.follows(keeper.written_back)
 
-    # Whose are they?
-
-    async def _settle_doubts(self) -> None:
-        """Ask whose our sessions are when we stood still, and when our lease has been broken."""
-        breaks = self._lease.breaks
-        while True:
-            with trio.move_on_after(LOOK_SECONDS):
-                await self._doubt.wait()
-            self._doubt = trio.Event()
-            while self._fence.doubtful:
-                await self._ask_owners(self._fence.doubtful)
-            if self._lease.breaks != breaks and await self._ask_owners(self._keepers):
-                breaks = self._lease.breaks
-
-    async def _ask_owners(self, sessions: Iterable[str]) -> bool:
-        """Ask whose they are, and end what is another's; False: there is no answer."""
-        names = list(sessions)
-        asked = self._clocks.monotonic()
-        try:
-            held = await self.vault.owners_of(names)
-        except RegistryUnavailable:
-            await trio.sleep(DOUBT_SECONDS)
+    async def _write_back(self, keeper: Keeper) -> bool:
+        """Tell the registry what it has forgotten; False: it may not be so, or has not come."""
+        claim = keeper.claim
+        if not self._fence.speaks(claim.session):
             return False
-        now = self.wake()
-        for name in self._fence.confirm(names, held, asked=asked, now=now):
-            self._fence_off(self._keepers.get(name))
-        for name in names:
-            keeper = self._keepers.get(name)
-            if keeper is not None:
-                self._give_voice(keeper)
-        return True
+        keeper.written_back = self._clocks.monotonic()
+        try:
+            held = await self.claim(claim, anew=True)
+        except RegistryUnavailable:
+            return False
+        if held is None:
+            return False
+        if held != claim:
+            fence_off(keeper)
+        elif self._keepers.get(claim.session) is keeper:
+            keeper.retry()
+        else:  # it has ended meanwhile
+            self.let_go(claim)
+            await self._departed.forget(claim)
+        return held == claim
 
-    def _give_voice(self, keeper: Keeper) -> None:
-        name, session = keeper.claim.session, keeper.session
-        kept = self._keepers.get(name) is keeper and session.reason is None
-        if kept and self._fence.speaks(name):
-            session.voice = keeper.voice
-
-    def _fence_off(self, keeper: Keeper | None) -> None:
-        if keeper is not None:
-            keeper.session.end(EndReason.FENCED)
-
-    def _note_ended(self, claim: Claim) -> None:
-        now = self._clocks.monotonic()
-        self._ended[claim.session] = claim.epoch, now + SESSION_SECONDS
-        while len(self._ended) > MAX_ENDED or next(iter(self._ended.values()))[1] < now:
-            self._ended.popitem(last=False)
-
-    async def _forget(self, claim: Claim) -> None:
-        """Take a session that has ended out, as soon as the registry is there."""
-        until = self._clocks.monotonic() + SESSION_SECONDS
-        while not await self.vault.forget(claim) and self._clocks.monotonic() < until:
-            await trio.sleep(RETRY_SECONDS)
+    async def _ask(self, wanted: Claim, ask: Callable[[], Awaitable[Inherited]]) -> Inherited:
+        """Ask for a claim until it is certain that we hold it, or do not."""
+        for _ in range(ATTEMPTS):
+            asked = self._clocks.monotonic()
+            answer = await ask()
+            now = self._doubts.wake()
+            if answer.held != wanted or self._fence.hold(wanted, asked=asked, now=now):
+                return answer
+        return Inherited(None)
 
 
 async def _guard(task: Callable[[], Awaitable[None]]) -> None:
@@ -389,14 +351,3 @@ class _Custodian:
 
     def changed(self, *, at_once: bool = False) -> None:
         self._custody.changed(self._session, at_once=at_once)
-
-
-class _Wakes(trio.abc.Instrument):
-    """Calls when Trio's loop goes on, before any of its tasks."""
-
-    def __init__(self, wake: Callable[[], object]) -> None:
-        self._wake = wake
-
-    def after_io_wait(self, timeout: float) -> None:
-        """See Trio's ``Instrument``."""
-        self._wake()

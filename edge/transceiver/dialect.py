@@ -3,18 +3,20 @@
 Clients wait for ``session.created`` when their channel opens, and for ``session.updated`` after
 their ``session.update``: some give up after five seconds. A backend that is a realtime server says
 all this itself; in front of any other one the edge does, at once. Either way the session is
-remembered, so that a holder who joins later (a sideband) is greeted with what it is by then.
+remembered, so that a holder who joins later (a sideband) is greeted with what it is by then, also
+where another process goes on with the call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from edge.errors import RemoteProtocolError
-from edge.session_config import MAX_SESSION_BYTES, Json, check_depth, merge
+from edge.session_config import MAX_SESSION_BYTES, Json, check_depth, decode_session, merge
 
 MAX_CLIENT_EVENT_BYTES: Final = 262_144
 """As browsers' data channels send them."""
@@ -30,6 +32,15 @@ class _Event(msgspec.Struct):
     session: msgspec.Raw = msgspec.Raw()  # empty: there is none
 
 
+class DialectSnapshot(msgspec.Struct, frozen=True):
+    """The state of a ``Dialect``."""
+
+    made: Annotated[int, Meta(ge=0)] = 0
+    """Events so far: no id comes twice."""
+    session: Annotated[bytes, Meta(max_length=MAX_SESSION_BYTES)] = b""
+    """JSON; empty: as the call was opened."""
+
+
 class Dialect:
     """The session of one call, as its clients know it."""
 
@@ -39,6 +50,8 @@ class Dialect:
         """``configured`` is what the call was opened with."""
         self._backend_answers = backend_answers
         self._made = 0
+        self._changed = b""
+        """The session as JSON, once it is another than at the beginning."""
         self._session: Json | None = None
         if not backend_answers:
             head: Json = {"type": "realtime", "object": "realtime.session"}
@@ -58,7 +71,7 @@ class Dialect:
         head = _decode(event)
         if head.type != "session.update" or self._session is None or self._backend_answers:
             return []
-        self._session = self._updated(self._session, head.session)
+        self._session, self._changed = self._updated(self._session, head.session)
         return [self._event("session.updated", self._session)]
 
     def note(self, event: bytes) -> None:
@@ -69,6 +82,8 @@ class Dialect:
             head = _decode(event)
             if head.type in ("session.created", "session.updated") and head.session:
                 self._session = _decode_object(head.session)
+                told = bytes(head.session)
+                self._changed = told if len(told) <= MAX_SESSION_BYTES else b""
         except RemoteProtocolError:
             pass  # the client may make more of it
 
@@ -87,13 +102,24 @@ class Dialect:
         }
         return msgspec.json.encode({"type": "error", "event_id": self._id(), "error": error})
 
-    def _updated(self, session: Json, changes: msgspec.Raw) -> Json:
+    def snapshot(self) -> DialectSnapshot:
+        """Write down what differs from the beginning; a session that is too long is not kept."""
+        return DialectSnapshot(self._made, self._changed)
+
+    def load(self, snapshot: DialectSnapshot) -> None:
+        """Take a snapshot's state. Raises RemoteProtocolError for a session that is none."""
+        self._made, self._changed = snapshot.made, snapshot.session
+        if snapshot.session:
+            self._session = decode_session(snapshot.session)
+
+    def _updated(self, session: Json, changes: msgspec.Raw) -> tuple[Json, bytes]:
         if not changes:
             raise RemoteProtocolError("session.update has no session")
         updated = merge(session, _decode_object(changes))
-        if len(msgspec.json.encode(updated)) > MAX_SESSION_BYTES:
+        encoded = msgspec.json.encode(updated)
+        if len(encoded) > MAX_SESSION_BYTES:
             raise RemoteProtocolError(f"the session is longer than {MAX_SESSION_BYTES} bytes")
-        return updated
+        return updated, encoded
 
     def _event(self, kind: str, session: Json) -> bytes:
         return msgspec.json.encode({"type": kind, "event_id": self._id(), "session": session})

@@ -24,9 +24,10 @@ from edge.registry.sessions import Lead, path_lead, token_lead
 from edge.transceiver.roster import Roster
 from edge.transceiver.session import Session
 from edge.transceiver.voice import SILENT_ENDS, Voice
+from edge.transceiver.word import Kind, Word, decode_word, encode_word
 from edge.webrtc.offload import MediaOffload
 from edge.wire.spp import Path, decode_path, encode_give, split
-from edge.wire.stun import MessageClass, peek, peek_username
+from edge.wire.stun_peek import MessageClass, peek, peek_username
 
 log = structlog.get_logger()
 
@@ -60,6 +61,11 @@ class Strays(Protocol):
         now: float,
     ) -> Drop | None:
         """See ``TakeOver.take``."""
+
+    def take_word(
+        self, word: Word, path: Path, answer: Callable[[bytes], None], *, now: float
+    ) -> Drop | None:
+        """See ``Mobility.take_word``."""
 
 
 class Dispatcher:
@@ -105,12 +111,13 @@ class Dispatcher:
             if self._paths.release(path, session) and session.reason not in SILENT_ENDS:
                 self._give_back(path, relay)
 
-    def give(self, session: Session, record: TransceiverRecord) -> None:
-        """Tell the relays of a session, and its heir, that it is his."""
+    def give(self, session: Session, record: TransceiverRecord, *, epoch: int) -> None:
+        """Tell a session's heir, for whom it was claimed, and its relays that it is his."""
+        left = encode_word(Word(Kind.LEFT, session.call.session, epoch))
         for path, relay in session.relays.items():
+            self._datagrams.send_framed(path, left, record.address)
             if self._paths.owner(path) is None:  # nobody who stays here is served by that flow
                 self._datagrams.send_framed(path, encode_give(record.slot), relay)
-            self._datagrams.send_framed(path, b"", record.address)
 
     def pass_on(self, datagram: bytes, record: TransceiverRecord) -> None:
         """Send an internal datagram to another transceiver, as it came.
@@ -141,7 +148,14 @@ class Dispatcher:
     ) -> None:
         """Hand a datagram to its session; ``again``: it has waited for that one to be found."""
         path, payload = split(datagram)
-        relay = sender if self._senders.is_relay(sender) else self._relay_behind(sender, path)
+        if self._senders.is_relay(sender):
+            relay = sender
+        else:
+            relay = self._relay_behind(sender, path)
+            word = decode_word(payload)
+            if word is not None:
+                self._take_word(word, path, sender, now)
+                return
         if b"" < payload[:1] < b"\x04" and peek(payload)[0] is MessageClass.REQUEST:  # RFC 7983
             token = peek_username(payload).partition(":")[0]
             session = self._by_token.get(token)
@@ -154,14 +168,23 @@ class Dispatcher:
         if session is None or (session.voice is Voice.CHECKS and not again):  # soon it may answer
             self._stray(path_lead(path), Drop.UNKNOWN_PATH, datagram, sender, now, again)
             return
-        if not payload:  # its former owner tells that it is ours
-            return
         session.receiver.receive(payload, path, relay, now=now)
         challenger = self._paths.challenger(path)
         if challenger is not None:
             challenger.receiver.receive(payload, path, relay, now=now)
         else:
             session.receiver.lend(path)
+
+    def _take_word(self, word: Word, path: Path, sender: Address, now: float) -> None:
+        """Take what another transceiver tells of a session."""
+        assert self._strays is not None  # who has none knows no transceiver
+        answer = partial(self._answer, path, sender)
+        drop = self._strays.take_word(word, path, answer, now=now)
+        if drop is not None:
+            raise RemoteProtocolError("too many sessions are left to us", drop)
+
+    def _answer(self, path: Path, sender: Address, word: bytes) -> None:
+        self._datagrams.send_framed(path, word, sender)
 
     def _dispatch_request(
         self, payload: bytes, session: Session, path: Path, relay: Address, now: float

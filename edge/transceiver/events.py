@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from edge.errors import Drop, RemoteProtocolError
-from edge.transceiver.dialect import Dialect
+from edge.transceiver.dialect import Dialect, DialectSnapshot
 
 MAX_EVENT_BYTES: Final = 65_536
 MAX_HOLDERS: Final = 4
@@ -50,6 +50,10 @@ class EventChannel:
     def is_held(self) -> bool:
         """Whether anybody takes events for the client."""
         return bool(self._holders)
+
+    def snapshot(self) -> DialectSnapshot:
+        """What the client has been told of the session."""
+        return DialectSnapshot() if self._dialect is None else self._dialect.snapshot()
 
     @contextmanager
     def joined(

@@ -24,8 +24,6 @@ from edge.registry.sessions import Claim
 
 STALL_SECONDS: Final = LEASE_SECONDS / 2
 """A shorter pause costs no lease: two renewals were overdue before, so it is the registry."""
-GRACE_SECONDS: Final = 5.0
-"""How long a registry that came back empty is left to who may know of a later epoch."""
 
 
 class Fence:
@@ -109,17 +107,6 @@ class Fence:
             return False
         mine = self._claims.get(claim.session)
         return mine is not None and claim.epoch > mine.epoch
-
-    def may_claim_anew(self, session: str, *, now: float) -> bool:
-        """Whether a session that the registry has forgotten may be claimed anew.
-
-        At once while our lease is unbroken; else when the registry has been back for
-        ``GRACE_SECONDS``; never where we stood still and have not asked since.
-        """
-        lease = self._lease
-        if not self.speaks(session) or lease.lapsed(now=now):
-            return False
-        return lease.breaks == 0 or now - lease.since >= GRACE_SECONDS
 
     def _stood_still(self, since: float, now: float) -> bool:
         """Whether a pause may have cost the lease, which the registry did not take before."""

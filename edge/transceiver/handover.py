@@ -1,11 +1,14 @@
 """A planned hand-over: every session of a transceiver that leaves goes to its heir.
 
-Each is frozen, written down exactly, claimed for its heir, and given to him at its relays; what
-comes here meanwhile waits, and what comes later is passed on. Its client is told nothing.
+Each is frozen, written down exactly and claimed for its heir, who is told so, and given to him at
+its relays; what comes here meanwhile waits, and what comes later is passed on. Its client is told
+nothing. An heir has a few at a time: the next one goes when he says that he has taken the last up,
+so each is silent for its own time only.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
@@ -14,8 +17,9 @@ import trio
 
 from edge.errors import EndReason
 from edge.registry.heirs import heir
-from edge.registry.protocol import RegistryUnavailable, TransceiverRecord
+from edge.registry.protocol import TransceiverRecord
 from edge.registry.sessions import Claim, Slot
+from edge.transceiver.checkpoint import Checkpoint
 from edge.transceiver.custody import Custody
 from edge.transceiver.keeper import Keeper
 from edge.transceiver.session import Session
@@ -24,7 +28,11 @@ from edge.transceiver.vault import leads
 from edge.transceiver.voice import SILENT_ENDS
 
 AT_ONCE: Final = 8
-"""Sessions that move at the same time; each is silent for a moment."""
+"""Sessions that are about to move."""
+FOR_ONE_HEIR: Final = 2
+"""Sessions that move to one heir at the same time: of each the other waits for the registry."""
+TAKEN_SECONDS: Final = 0.25
+"""How long we wait for an heir to say that he has taken a session up, before the next one goes."""
 LOOK_SECONDS: Final = 0.02
 LINGER_SECONDS: Final = 0.2
 """For how long we still pass on what comes, when the last session has gone."""
@@ -46,8 +54,8 @@ class Owner(Protocol):
     def withdraw(self, session: Session) -> None:
         """Take no more datagrams for a session; they are stray from now on."""
 
-    def give(self, session: Session, record: TransceiverRecord) -> None:
-        """Tell the relays of a session, and its heir, that it is his."""
+    def give(self, session: Session, record: TransceiverRecord, *, epoch: int) -> None:
+        """Tell a session's heir, for whom it was claimed, and its relays that it is his."""
 
 
 class HandOver:
@@ -59,6 +67,11 @@ class HandOver:
         self._fleet = fleet
         self._owner = owner
         self._moved = 0
+        self._turns = defaultdict[Slot, trio.CapacityLimiter](
+            lambda: trio.CapacityLimiter(FOR_ONE_HEIR)
+        )
+        self._taken: dict[str, trio.Event] = {}
+        """Of sessions that were left to an heir who did not say yet that he has them."""
 
     async def run(self, sessions: Callable[[], Iterable[Session]]) -> None:
         """Hand over all sessions, as they come to be connected; returns when none is left.
@@ -76,6 +89,11 @@ class HandOver:
         finally:
             self._takeover.close()
 
+    def note_taken(self, session: str) -> None:
+        """An heir says that he has taken a session up, or can not."""
+        if session in self._taken:
+            self._taken[session].set()
+
     async def _move_all(self, sessions: Callable[[], Iterable[Session]]) -> None:
         limit = trio.CapacityLimiter(AT_ONCE)
         while self._able() and (left := [one for one in sessions() if one.reason is None]):
@@ -86,47 +104,57 @@ class HandOver:
 
     async def _try(self, session: Session, limit: trio.CapacityLimiter) -> None:
         name = session.call.session
-        async with limit, self._takeover.moving(name):
-            keeper = self._custody.keeper(name)
-            record = heir(name, self._able())
-            if keeper is None or record is None or keeper.session.reason is not None:
+        async with limit:
+            able = self._able()
+            slot = heir(name.encode(), able)
+            if slot is None:
                 return
-            try:
-                if await self._custody.may_move(keeper):
-                    await self._move(keeper, record)
-            except Exception:
-                log.exception("bug in a hand-over", session=name)
-                session.end(EndReason.INTERNAL_ERROR)
+            async with self._turns[slot]:
+                try:
+                    if await self._hand_over(name, able[slot]):
+                        with trio.move_on_after(TAKEN_SECONDS):
+                            await self._taken[name].wait()
+                except Exception:
+                    log.exception("bug in a hand-over", session=name)
+                    session.end(EndReason.INTERNAL_ERROR)
+                finally:
+                    self._taken.pop(name, None)
 
-    def _able(self) -> list[TransceiverRecord]:
+    def _able(self) -> dict[Slot, TransceiverRecord]:
         own = self._custody.slot
-        return [
-            each for each in self._fleet.transceivers if not (each.draining or each.slot == own)
-        ]
+        others = (one for one in self._fleet.transceivers if one.slot != own)
+        return {one.slot: one for one in others if not one.draining}
 
-    async def _move(self, keeper: Keeper, record: TransceiverRecord) -> None:
+    async def _hand_over(self, name: str, record: TransceiverRecord) -> bool:
+        """Hand a session over, if it is ours and can be; nobody else moves it meanwhile."""
+        async with self._takeover.moving(name):
+            keeper = self._custody.keeper(name)
+            if keeper is None or keeper.session.reason is not None:
+                return False
+            return await self._custody.may_move(keeper) and await self._move(keeper, record)
+
+    async def _move(self, keeper: Keeper, record: TransceiverRecord) -> bool:
         """From here on the session says nothing under our claim, whatever becomes of it."""
-        session = keeper.session
+        session, slot = keeper.session, record.slot
         self._owner.withdraw(session)
-        checkpoint = await self._custody.store_exact(keeper)
-        if checkpoint is None or session.reason is not None:
+        checkpoint = await self._custody.hand_over(keeper, slot)
+        given = keeper.claim.next_of(slot)
+        if session.reason not in (None, *SILENT_ENDS):  # it was hung up meanwhile
+            self._custody.forget(given)
+            return False
+        if checkpoint is None:
             log.warning("hand-over failed", session=session.call.session)
             session.end(EndReason.FENCED)
-            return
-        owner = await self._claim_for(keeper.claim, record.slot)
-        if session.reason not in (None, *SILENT_ENDS):  # it was hung up meanwhile
-            await self._custody.vault.forget(keeper.claim.next_of(record.slot))
-            return
+            return False
+        self._give(session, checkpoint, given, record)
+        return True
+
+    def _give(
+        self, session: Session, checkpoint: Checkpoint, given: Claim, record: TransceiverRecord
+    ) -> None:
+        self._taken[given.session] = trio.Event()
         for lead in leads(checkpoint):
-            self._takeover.note_place(lead, owner)
-        self._owner.give(session, record)
+            self._takeover.note_place(lead, record.slot)
+        self._owner.give(session, record, epoch=given.epoch)
         self._moved += 1
         session.end(EndReason.MOVED)
-
-    async def _claim_for(self, claim: Claim, slot: Slot) -> Slot:
-        """Claim a session for its heir; returns who holds it."""
-        try:
-            held = await self._custody.vault.claim(claim.next_of(slot))
-        except RegistryUnavailable:
-            return slot  # whose claim it will be all the same, when he asks
-        return slot if held is None else held.owner

@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 Store = Callable[["Keeper", Checkpoint], None]
 """Begins to store a checkpoint; never blocks."""
+Soon = Callable[[Callable[[], None]], None]
+"""Has something called when all that is to be done now is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +51,28 @@ class Keeper:
         pacer: Pacer,
         clocks: Clocks,
         store: Store,
+        soon: Soon,
     ) -> None:
         self.session = session
         self.claim = claim
         self.writer = writer
         self.voice = Voice.FULL
         """What the session may say while its claim is beyond doubt."""
+        self.written_back: float | None = None
+        """When the claim was told to a registry that had forgotten it; None: it never had."""
         self.was_stored = trio.Event()
         self.too_large = False
         """The session did not fit into its last checkpoint."""
         self._clocks = clocks
         self._store = store
+        self._soon = soon
         self._alarm = Alarm(pacer, self._ring)
 
     def change(self, *, at_once: bool = False) -> None:
         """Have the session written down soon, or at once where somebody waits for it."""
         now = self._clocks.monotonic()
         self.writer.change(now=now, within=0.0 if at_once else CHANGE_SECONDS)
-        self._alarm.set(self.writer.deadline)
+        self._plan(now)
 
     def write(self) -> None:
         """Have the session written down now."""
@@ -74,6 +80,12 @@ class Keeper:
         used = self.session.peer.used()
         self._give_away(self.writer.begin(used, now=now), HEIR_SKIPS)
         self._limit(used, now)
+
+    def retry(self) -> None:
+        """Have the session written down at once, however often that has failed."""
+        now = self._clocks.monotonic()
+        self.writer.retry(now=now)
+        self._plan(now)
 
     def freeze(self) -> Checkpoint:
         """Make the last checkpoint, an exact one: from now on the session says nothing here.
@@ -100,11 +112,18 @@ class Keeper:
         if session.reason is None and self.voice is not Voice.NONE:
             self._limit(session.peer.used(), self._clocks.monotonic())
             session.note_checkpoint(stored=stored)
-            self._alarm.set(self.writer.deadline)
+            self._plan(self._clocks.monotonic())
 
     def close(self) -> None:
         """Look after the session no more."""
         self._alarm.close()
+
+    def _plan(self, now: float) -> None:
+        """Look when the writer wants it; who waits for that now need not wait for a tick."""
+        if self.writer.deadline > now:
+            self._alarm.set(self.writer.deadline)
+        else:
+            self._soon(lambda: self._alarm.set(self._ring(self._clocks.monotonic())))
 
     def _ring(self, now: float) -> float:
         try:
@@ -153,4 +172,5 @@ def write_down(
         opener=session.opener,
         session_config=call.session_config,
         resume=session.resume_token(),
+        dialect=session.events.snapshot(),
     )

@@ -7,7 +7,7 @@ from edge.registry.sessions import Claim
 from edge.session_config import decode_session
 from edge.transceiver.admission import Opener
 from edge.transceiver.checkpoint import Checkpoint
-from edge.transceiver.dialect import Dialect
+from edge.transceiver.dialect import Dialect, DialectSnapshot
 from edge.transceiver.environment import Environment
 from edge.transceiver.peers import PeerMaker
 from edge.transceiver.session import Session
@@ -50,7 +50,15 @@ class SessionMaker:
             claim.session, terms.wanted, checkpoint.session_config, _resumed(checkpoint, claim)
         )
         peer = self._peers.restore(checkpoint)
-        session = self._make(call, peer, terms.codec, terms.mid, terms.sends, checkpoint.opener)
+        session = self._make(
+            call,
+            peer,
+            terms.codec,
+            terms.mid,
+            terms.sends,
+            checkpoint.opener,
+            dialect=checkpoint.dialect,
+        )
         ahead = self._environment.clock() - self._environment.unix()
         session.go_on(
             opened=checkpoint.opened + ahead,
@@ -62,7 +70,15 @@ class SessionMaker:
         return session
 
     def _make(
-        self, call: Call, peer: Peer, codec: AudioFormat, mid: str, sends: bool, opener: Opener
+        self,
+        call: Call,
+        peer: Peer,
+        codec: AudioFormat,
+        mid: str,
+        sends: bool,
+        opener: Opener,
+        *,
+        dialect: DialectSnapshot = DialectSnapshot(),  # noqa: B008
     ) -> Session:
         backend = self._surroundings.backend
         return Session(
@@ -70,20 +86,22 @@ class SessionMaker:
             peer,
             self._surroundings,
             codec=codec,
-            dialect=self._make_dialect(call),
+            dialect=self._make_dialect(call, dialect),
             opener=opener,
             mid=mid,
             sends=sends,
             echo_messages=isinstance(backend, EchoesMessages) and backend.echoes_messages,
         )
 
-    def _make_dialect(self, call: Call) -> Dialect:
+    def _make_dialect(self, call: Call, snapshot: DialectSnapshot) -> Dialect:
         backend = self._surroundings.backend
-        return Dialect(
+        dialect = Dialect(
             call.session,
             decode_session(call.session_config) if call.session_config else {},
             backend_answers=isinstance(backend, AnswersSession) and backend.answers_session,
         )
+        dialect.load(snapshot)
+        return dialect
 
 
 def _resumed(checkpoint: Checkpoint, claim: Claim) -> Resumed:

@@ -15,7 +15,7 @@ from edge.audio.pacer import Pacer
 from edge.errors import Drop
 from edge.registry.lease import Lease
 from edge.registry.protocol import Slot, TransceiverRecord
-from edge.registry.sessions import Claim, Lead, SessionBook
+from edge.registry.sessions import Claim, Lead, SessionBook, path_lead
 from edge.transceiver.checkpoint import Checkpoint, CheckpointKeys
 from edge.transceiver.custody import Custody
 from edge.transceiver.handover import HandOver, Living, Owner
@@ -23,6 +23,8 @@ from edge.transceiver.keeper import Clocks
 from edge.transceiver.session import Session
 from edge.transceiver.takeover import Peers, TakeOver
 from edge.transceiver.vault import Vault
+from edge.transceiver.word import Kind, Word, encode_word
+from edge.wire.spp import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,24 @@ class Mobility:
     ) -> Drop | None:
         """See ``TakeOver.take``."""
         return self._takeover.take(lead, datagram, retry, own=own, now=now)
+
+    def take_word(
+        self, word: Word, path: Path, answer: Callable[[bytes], None], *, now: float
+    ) -> Drop | None:
+        """Take what another transceiver tells of a session, which this path leads to.
+
+        ``answer`` sends him a word.
+        """
+        if word.kind is Kind.TAKEN:
+            self._handover.note_taken(word.session)
+            return None
+        left = Claim(session=word.session, owner=self.custody.slot, epoch=word.epoch)
+        taken = encode_word(word._replace(kind=Kind.TAKEN))
+        return self._takeover.take_up(left, path_lead(path), lambda now: answer(taken), now=now)
+
+    async def settle(self) -> None:
+        """See ``Custody.settle``."""
+        await self.custody.settle()
 
     async def hand_over(self, sessions: Callable[[], Iterable[Session]]) -> None:
         """See ``HandOver.run``."""

@@ -55,7 +55,8 @@ class PathTable:
                 self._owners[path] = session
         if len(session.relays) <= MAX_PATHS:
             return []
-        forgotten = [each for each in session.relays.items() if not session.peer.ice.knows(each[0])]
+        known = session.peer.ice.paths
+        forgotten = [each for each in session.relays.items() if not known.knows(each[0])]
         return [(old, relay) for old, relay in forgotten if self.release(old, session)]
 
     def release(self, path: Path, session: Session) -> bool:

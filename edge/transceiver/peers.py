@@ -113,4 +113,6 @@ class PeerMaker:
     def _sctp_config(self, remote_port: int) -> SctpConfig:
         if not self._kept:
             return SctpConfig(remote_port=remote_port)
-        return SctpConfig(remote_port=remote_port, hold_acks=True, reserve=OWNER_USES.tsn)
+        return SctpConfig(
+            remote_port=remote_port, hold_acks=True, hold_messages=True, reserve=OWNER_USES.tsn
+        )

@@ -245,6 +245,8 @@ class Transceiver:
         with trio.move_on_after(GOODBYE_SECONDS):
             while running:
                 await trio.sleep(0.01)
+            if self.mobility is not None:
+                await self.mobility.settle()
 
     def custody_counts(self) -> CustodyCounts:
         """What became of sessions that move, and of their checkpoints."""
@@ -273,9 +275,9 @@ class Transceiver:
         """Take no more datagrams for a session that leaves: they are stray from now on."""
         self.roster.withdraw(session)
 
-    def give(self, session: Session, record: TransceiverRecord) -> None:
-        """Tell the relays of a session, and its heir, that it is his."""
-        self._dispatcher.give(session, record)
+    def give(self, session: Session, record: TransceiverRecord, *, epoch: int) -> None:
+        """Tell a session's heir, for whom it was claimed, and its relays that it is his."""
+        self._dispatcher.give(session, record, epoch=epoch)
 
     def pass_on(self, datagram: bytes, record: TransceiverRecord) -> None:
         """Send an internal datagram to another transceiver, as it came."""

@@ -6,11 +6,10 @@ the client's addresses from them, and follows its nominations (``ice_paths``) an
 
 Return-routability. A check can be replayed from a forged source, so an unproven path gets at most
 three times the bytes that came from it. DTLS proves the path that has carried all of our flights;
-another path is proven by one check of our own, which only a reader of that address can answer.
+another path is proven by one check of our own (``ice_probes``), which only its reader can answer.
 While the proven selected path is alive, an unproven path does not take its place; and as clients
 are not always talking, only a long silence is its death. Until DTLS has completed there is no such
-path to defend: then a check that was seen on another path before is refused as its replay. This
-triggered check is more than RFC 8445 asks of a lite agent (7.3).
+path to defend: then a check that was seen on another path before is refused as its replay.
 
 Consent (RFC 7675, 5.1) is the client's wish to receive, renewed here by each of its valid checks
 and by each valid answer to ours; a lite agent sends no consent checks of its own. Media renews
@@ -28,10 +27,11 @@ from typing import Final, assert_never
 from edge.address import Address
 from edge.errors import Drop, EndReason, RemoteProtocolError
 from edge.webrtc.ice_credentials import Credentials, Generations, IceCredentials
-from edge.webrtc.ice_paths import AMPLIFICATION_LIMIT, Paths, PathState, Probe
+from edge.webrtc.ice_paths import AMPLIFICATION_LIMIT, Paths
+from edge.webrtc.ice_probes import Probes
 from edge.webrtc.ice_snapshot import IceSnapshot
 from edge.webrtc.outputs import Ended, PathSelected, Transmit
-from edge.wire import stun
+from edge.wire import stun, stun_peek
 from edge.wire.spp import Path, decode_path
 from edge.wire.stun import CarriedDtls
 
@@ -39,8 +39,6 @@ __all__ = ["Check", "IceCredentials", "IceLite", "IceOutput"]
 
 MAX_EARLY_CHECKS: Final = 64
 """Checks remembered, by transaction id, until DTLS has completed; the oldest is forgotten."""
-PROBE_LIFETIME: Final = 2.0  # seconds in which its answer is accepted and no other one starts
-PROBE_PRIORITY: Final = (110 << 24) + (65_535 << 8) + 255  # peer-reflexive; RFC 8445, 5.1.2.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +79,9 @@ class IceLite:
         self.paths = Paths(limit=max_paths, drops=self.drops)
         self._defers = defers
         self._generations = Generations(Credentials(local, remote))
-        self._tie_breaker = tie_breaker
-        self._entropy = entropy
+        self._probes = Probes(
+            self.paths, self._generations, tie_breaker=tie_breaker, entropy=entropy
+        )
         self._consent_timeout = consent_timeout
         self._consent_until = math.inf
         self._established = False
@@ -145,16 +144,9 @@ class IceLite:
             self.deadline = math.inf
             return [Ended(EndReason.CONSENT_EXPIRED)]
         self._generations.expire(now)
-        outputs: list[IceOutput] = []
-        for path, state in self.paths:
-            if state.probe is not None and not state.proven and now >= state.probe.due:
-                outputs += self._send_probe(path, state, state.probe)
+        outputs: list[IceOutput] = [*self._probes.repeat(now=now)]
         self._reschedule()
         return outputs
-
-    def knows(self, path: Path) -> bool:
-        """See ``Paths.knows``."""
-        return self.paths.knows(path)
 
     def heard_at(self, path: Path) -> float:
         """See ``Paths.heard_at``."""
@@ -182,7 +174,7 @@ class IceLite:
         state = None if path is None else self.paths.state(path)
         if path is None or state is None:
             return []
-        outputs = self._start_probe(path, state, now)
+        outputs = self._probes.start(path, state, now=now)
         self._reschedule()
         return outputs
 
@@ -192,7 +184,7 @@ class IceLite:
         return IceSnapshot(
             local=generations.current.local,
             remote=generations.current.remote,
-            tie_breaker=self._tie_breaker,
+            tie_breaker=self._probes.tie_breaker,
             consent_timeout=self._consent_timeout,
             max_paths=self.paths.limit,
             consent_until=_finite(self._consent_until - now),
@@ -237,13 +229,13 @@ class IceLite:
         return agent
 
     def _receive(self, datagram: bytes, path: Path, now: float) -> list[IceOutput]:
-        message_class, _ = stun.peek(datagram)
+        message_class, _ = stun_peek.peek(datagram)
         match message_class:
-            case stun.MessageClass.REQUEST:
+            case stun_peek.MessageClass.REQUEST:
                 return self._receive_check(datagram, path, now)
-            case stun.MessageClass.SUCCESS | stun.MessageClass.ERROR:
+            case stun_peek.MessageClass.SUCCESS | stun_peek.MessageClass.ERROR:
                 return self._receive_response(datagram, path, now)
-            case stun.MessageClass.INDICATION:
+            case stun_peek.MessageClass.INDICATION:
                 return []  # a keepalive without integrity (RFC 8445, 11): it moves nothing
             case _:
                 assert_never(message_class)
@@ -270,7 +262,8 @@ class IceLite:
         check = Check(path, client, request.transaction_id, password, request.carried)
         outputs: list[IceOutput] = [check if self._defers else self.answer(check)]
         outputs += self.paths.select(path, state, now=now)
-        outputs += self._start_probe(path, state, now)
+        if self._established:
+            outputs += self._probes.start(path, state, now=now)
         return outputs
 
     def _refuse(self, request: stun.BindingRequest, password: str) -> bytes | None:
@@ -296,53 +289,15 @@ class IceLite:
             del self._early_checks[next(iter(self._early_checks))]
 
     def _receive_response(self, datagram: bytes, path: Path, now: float) -> list[IceOutput]:
-        state = self.paths.state(path)
-        response = stun.decode_response(
-            datagram, password=self._generations.current.remote.password
-        )
-        if (
-            state is None
-            or state.probe is None
-            or state.probe.transaction_id != response.transaction_id
-            or now >= state.probe.started + PROBE_LIFETIME
-        ):
-            raise RemoteProtocolError("answer to no check of ours", Drop.BAD_INTEGRITY)
-        if isinstance(response, stun.BindingError):
-            return []  # it may come without integrity: it proves nothing and ends nothing
-        state.proven = True
-        state.heard = now
+        state = self._probes.receive(datagram, path, now=now)
+        if state is None:
+            return []
         self._consent_until = now + self._consent_timeout
         return list(self.paths.select(path, state, now=now))
 
-    def _start_probe(self, path: Path, state: PathState, now: float) -> list[Transmit]:
-        """Check a path that a live session has not proven yet, one transaction at a time."""
-        if not self._established or state.proven:
-            return []
-        if state.probe is not None and now < state.probe.started + PROBE_LIFETIME:
-            return []
-        state.probe = Probe(self._entropy(stun.TRANSACTION_ID_BYTES), now)
-        return self._send_probe(path, state, state.probe)
-
-    def _send_probe(self, path: Path, state: PathState, probe: Probe) -> list[Transmit]:
-        probe.sent += 1
-        current = self._generations.current
-        local, remote = current.local, current.remote
-        request = stun.encode_request(
-            probe.transaction_id,
-            username=f"{remote.ufrag}:{local.ufrag}",
-            password=remote.password,
-            priority=PROBE_PRIORITY,
-            controlled=self._tie_breaker,
-        )
-        return [Transmit(path, request)] if self.paths.allow(path, len(request)) else []
-
     def _reschedule(self) -> None:
-        self.deadline = (
-            math.inf if self._ended else min(self._consent_until, self._generations.former_until)
-        )
-        for _, state in self.paths:
-            if state.probe is not None and not state.proven:
-                self.deadline = min(self.deadline, state.probe.due)
+        due = min(self._consent_until, self._generations.former_until, self._probes.deadline)
+        self.deadline = math.inf if self._ended else due
 
 
 def _finite(seconds: float) -> float | None:

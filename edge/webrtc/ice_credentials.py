@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from edge.wire import stun
+from edge.wire.stun_peek import peek_username
 
 FORMER_LIFETIME: Final = 5.0  # seconds, for what is still under way after a restart
 
@@ -69,7 +69,7 @@ class Generations:
         former = self.former
         if former is None or now >= self.former_until:
             return self.current
-        return former if stun.peek_username(datagram) == former.username else self.current
+        return former if peek_username(datagram) == former.username else self.current
 
     def use(self, credentials: Credentials, now: float) -> None:
         """Note a valid check: where it used the current ones, the former go soon."""

@@ -7,14 +7,15 @@ Inputs are ``connect`` or ``start_with``, ``receive``, ``send``, ``reset_streams
     Sender        outbox, flight, window, timer           sctp_sender, _outbox, _flight, _congestion
     Receiver      TSNs, reassembly, acknowledgements      sctp_receiver, _tsns, _reassembly
     StreamResets  RE-CONFIG requests both ways            sctp_resets
-    Checkpoints   what a stored snapshot allows           sctp_checkpoints
+    Checkpoints   what a stored snapshot allows           sctp_checkpoints, _hold, _moves
 
 An association is movable: ``snapshot`` writes it down, ``restore`` goes on from it. After a planned
-move that is all. To survive a crash the owner sets ``hold_acks`` and ``reserve``: it acknowledges
-only what a stored snapshot holds, so that the peer repeats the rest to the heir, and uses no more
-numbers than the heir will skip. What was handed out since the last stored snapshot is handed out
-once more by the heir; what was sent since then is lost or, if queued at that time, sent again.
-While no snapshot can be stored (``unstored``) it acknowledges at once and counts on, as nobody can
+move that is all. To survive a crash the owner sets ``hold_acks``, ``hold_messages``, ``reserve``:
+it acknowledges only what a stored snapshot holds, so that the peer repeats the rest to the heir; it
+sends only messages that one holds, which the heir repeats under the same numbers; and where it may
+not wait (``sctp_hold``) it uses no more numbers than the heir will skip. So the peer gets a message
+once, and we hand out once more what was handed out since the last stored snapshot.
+While no snapshot can be stored (``unstored``) it holds nothing and counts on, as nobody can
 take over then; an owner that dies before the next one is stored costs its heir the channels.
 """
 
@@ -25,40 +26,29 @@ from collections.abc import Iterable
 from typing import Final
 
 from edge.errors import LocalProtocolError, RemoteProtocolError
-from edge.webrtc.sctp_checkpoints import Checkpoints
 from edge.webrtc.sctp_congestion import RTO_MAX
 from edge.webrtc.sctp_handshake import (
-    Entropy,
     read_remote,
 )
-from edge.webrtc.sctp_incoming import Incoming
+from edge.webrtc.sctp_moves import Movable
 from edge.webrtc.sctp_outbox import OutMessage
 from edge.webrtc.sctp_outputs import (
     SctpEnd,
     SctpOutput,
 )
-from edge.webrtc.sctp_receiver import MAX_STREAMS, Receiver
-from edge.webrtc.sctp_resets import StreamResets
-from edge.webrtc.sctp_sender import Sender
+from edge.webrtc.sctp_receiver import MAX_STREAMS
 from edge.webrtc.sctp_state import (
     OPENING,
-    AssociationSnapshot,
-    SctpConfig,
     SctpState,
 )
 from edge.wire.sctp import decode_packet
-from edge.wire.sctp_chunks import (
-    Init,
-    Reconfig,
-    UnknownChunk,
-    decode_init,
-    encode_chunk,
-)
+from edge.wire.sctp_chunks import Init, UnknownChunk
+from edge.wire.sctp_codec import decode_init, encode_chunk
 
 _USER_ABORT: Final = 12  # error cause; RFC 9260, 3.3.10.12
 
 
-class Association(Incoming):
+class Association(Movable):
     """One side. After an ``SctpClosed`` output every input returns nothing."""
 
     @property
@@ -72,6 +62,7 @@ class Association(Incoming):
         return min(
             self._handshake.deadline,
             self._sender.deadline,
+            self._sender.hold.deadline,
             math.inf if self._holds_acks and self._checkpoints.wanted else acks,
             self._resets.deadline if self._resets is not None else math.inf,
             self._shutdown.deadline,
@@ -186,18 +177,21 @@ class Association(Incoming):
     def shutdown(self, *, now: float) -> list[SctpOutput]:
         """End when everything queued was acknowledged."""
         if self.state in OPENING:
-            return self.abort()
+            return self.abort(now=now)
         if self.state is SctpState.ESTABLISHED:
             self.state = SctpState.SHUTDOWN_PENDING
         return self._flush(now)
 
-    def abort(self) -> list[SctpOutput]:
+    def abort(self, *, now: float) -> list[SctpOutput]:
         """End at once and tell the peer. Not for an owner whose heir goes on.
 
-        A last message, sent a moment ago, may be lost, and nobody would repeat it: it goes twice.
-        It must not be bundled with the ABORT (RFC 9260, 3.3.7).
+        What waits for a snapshot goes first. A last message, sent a moment ago, may be lost, and
+        nobody would repeat it: it goes twice. It must not be bundled with the ABORT (RFC 9260,
+        3.3.7).
         """
-        return [*self._say_again(), *self._abort(_USER_ABORT, SctpEnd.CLOSED)]
+        self._sender.hold.release()
+        last = self._flush(now)
+        return [*last, *self._say_again(), *self._abort(_USER_ABORT, SctpEnd.CLOSED)]
 
     def tick(self, *, now: float) -> list[SctpOutput]:
         """Do what is due at ``now``."""
@@ -206,6 +200,8 @@ class Association(Incoming):
         outputs = self._ask_again(now)
         if now >= self._sender.deadline:
             self._sender.expire(now=now)
+        if now >= self._sender.hold.deadline:
+            self._sender.hold.release()
         if self._resets is not None and now >= self._resets.deadline:
             self._resets.expire()
         if now >= self._shutdown.deadline:
@@ -213,107 +209,6 @@ class Association(Incoming):
         if self._is_unanswered():
             return outputs + self._abort(_USER_ABORT, SctpEnd.UNANSWERED)
         return outputs + self._flush(now)
-
-    # Moving.
-
-    def snapshot(self, *, now: float) -> AssociationSnapshot:
-        """Write the association down; with ``hold_acks`` or ``reserve`` say ``stored`` later."""
-        receiver, resets = self._receiver, self._resets
-        held = tuple(self._checkpoints.held)
-        written = receiver.snapshot(now=now) if receiver is not None else None
-        sack = receiver.sack() if receiver is not None and self._holds_acks else None
-        return AssociationSnapshot(
-            serial=self._checkpoints.written(self._sender.flight.next_tsn, sack),
-            state=self.state,
-            remote=self.remote,
-            handshake=self._handshake.snapshot(now=now),
-            sender=self._sender.snapshot(now=now),
-            receiver=written,
-            resets=resets.snapshot(now=now) if resets is not None else None,
-            shutdown=self._shutdown.snapshot(now=now),
-            held=held,
-            waits=self._waits,
-        )
-
-    def stored(self, serial: int, *, now: float) -> list[SctpOutput]:
-        """The snapshot of this number is safe: acknowledge what it holds, use its reserve."""
-        checkpoint = self._checkpoints.stored(serial)
-        self._unstored = False
-        if checkpoint is None or self.state is SctpState.ENDED:
-            return []
-        if self.config.reserve:
-            # One less: the rest of an abandoned message takes a number beyond the limit.
-            self._sender.limit = checkpoint.next_tsn + self.config.reserve - 1
-        if checkpoint.sack is not None:
-            self._queue(checkpoint.sack)
-        for answer in checkpoint.answers:
-            self._queue(Reconfig((answer,)))
-        return self._flush(now)
-
-    def unstored(self, *, now: float) -> list[SctpOutput]:
-        """No snapshot could be stored: acknowledge, and go on without limit until one is."""
-        if not self._holds_acks or self.state is SctpState.ENDED:
-            return []
-        self._unstored, self._sender.limit = True, math.inf
-        for answer in self._checkpoints.release():
-            self._queue(Reconfig((answer,)))
-        if self._receiver is not None:
-            self._receiver.deadline = now
-        return self._flush(now)
-
-    @property
-    def used_tsns(self) -> int:
-        """How many TSNs were used up or skipped since the association's first."""
-        return self._sender.flight.next_tsn - self._handshake.local.tsn
-
-    def limit(self, tsns: int) -> None:
-        """Allow this many more TSNs: as many as a stored snapshot's heir will skip."""
-        # One less: see ``stored``.
-        limit = self._sender.flight.next_tsn + max(0, tsns - 1)
-        self._sender.limit = math.inf if self._unstored else limit
-        self._waits = self._waits or not self._sender.idle
-
-    @classmethod
-    def restore(
-        cls,
-        snapshot: AssociationSnapshot,
-        *,
-        entropy: Entropy,
-        config: SctpConfig,
-        now: float,
-        age: float = 0.0,
-        skip: int = 0,
-    ) -> Association:
-        """Go on from a snapshot that is ``age`` seconds old.
-
-        ``skip`` is 0 only for the exact state of a planned move, else the dead owner's ``reserve``.
-        Raises LocalProtocolError if the peer can not skip (it offered no FORWARD TSN): then only
-        a new association, which restarts the peer's, is left.
-        """
-        association = cls(entropy=entropy, config=config)
-        then = now - age
-        association.state, association.remote = snapshot.state, snapshot.remote
-        association._waits = snapshot.waits or skip > 0
-        association._handshake.load(snapshot.handshake, now=then)
-        association._shutdown.load(snapshot.shutdown, now=then)
-        association._checkpoints = Checkpoints(snapshot.serial)
-        association._sender = Sender.restore(
-            snapshot.sender, outbox_limit=config.outbox, now=now, age=age, skip=skip
-        )
-        if snapshot.resets is not None:
-            association._resets = StreamResets.restore(snapshot.resets, now=then)
-        if snapshot.receiver is not None:
-            association._receiver = receiver = Receiver.restore(
-                snapshot.receiver,
-                window=config.window,
-                max_message_size=config.max_message_size,
-                now=then,
-            )
-            if skip or config.hold_acks:
-                receiver.deadline = now  # what the owner acknowledged last is not known
-        for answer in snapshot.held:
-            association._answer(answer)
-        return association
 
     def _ask_again(self, now: float) -> list[SctpOutput]:
         if now < self._handshake.deadline:

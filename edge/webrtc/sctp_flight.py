@@ -66,6 +66,11 @@ class Flight:
         self._gap_acked = False
 
     @property
+    def outstanding(self) -> bool:
+        """Whether an acknowledgement is to come: not for what is only staged, which comes last."""
+        return bool(self.sent) and (self.sent[0].transmissions > 0 or self.sent[0].state != _LOST)
+
+    @property
     def full(self) -> bool:
         """Whether so much is in flight that no new chunk may be added."""
         return len(self.sent) >= MAX_IN_FLIGHT and not self.jumped
@@ -75,6 +80,13 @@ class Flight:
         self.sent.append(Sent(self.next_tsn, chunk, size, message, now))
         self.next_tsn += 1
         self.bytes += size
+
+    def stage(self, message: OutMessage, chunk: bytes, size: int) -> None:
+        """Give a new chunk ``next_tsn``; it is sent as what is lost is sent again."""
+        staged = Sent(self.next_tsn, chunk, size, message, 0.0, _LOST, transmissions=0)
+        self.sent.append(staged)
+        self._lost.append(staged)
+        self.next_tsn += 1
 
     def add_abandoned(self, message: OutMessage, *, now: float) -> None:
         """Give a TSN to the unsent rest of an abandoned message, so that the peer skips it.
@@ -146,8 +158,12 @@ class Flight:
             self._lost.popleft()
         return self._lost[0] if self._lost else None
 
+    def is_staged(self, stream: int) -> bool:
+        """Whether a chunk of this stream was never sent."""
+        return any(not sent.transmissions and sent.message.stream == stream for sent in self._lost)
+
     def resend(self, sent: Sent, *, now: float) -> None:
-        """The first lost chunk is sent again."""
+        """The first lost chunk is sent, again unless it was only staged."""
         self._lost.popleft()
         sent.state, sent.sent_at = _IN_FLIGHT, now
         sent.transmissions += 1
@@ -183,6 +199,11 @@ class Flight:
             )
         pairs = tuple((stream, ssn & HALF) for stream, ssn in skipped.items())[:MAX_SKIPPED]
         return ForwardTsn(end & WORD, pairs)
+
+    def doubt(self) -> None:
+        """What is staged may have been sent by another."""
+        for sent in self._lost:
+            sent.transmissions = max(1, sent.transmissions)
 
     def skip(self, numbers: int, ssns: dict[int, int], *, now: float) -> None:
         """Step over numbers that another may have used; ``ssns`` are moved on as well."""

@@ -43,8 +43,8 @@ from edge.wire.sctp_chunks import (
     ShutdownAck,
     ShutdownComplete,
     UnknownChunk,
-    encode_chunk,
 )
+from edge.wire.sctp_codec import encode_chunk
 from edge.wire.sctp_parameters import ResetResponse
 
 MAX_COSTLY: Final = 4  # SACK, FORWARD TSN and RE-CONFIG chunks in one packet
@@ -110,6 +110,7 @@ class Incoming(Outgoing):
         self._handshake.local = offer.local
         self._shutdown = ShutdownTimer()
         self._begin(offer.local)
+        self._checkpoints.release()  # what they would allow is of the former numbers
         self._adopt(offer.remote)
         self._establish()
         return [SctpRestarted()]

@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 
 from edge.webrtc.sctp_outputs import HALF, MAX_CHUNK, WORD, OutboxFull
-from edge.wire.sctp_chunks import BEGIN, DATA_OVERHEAD, END, UNORDERED, encode_data
+from edge.wire.sctp_chunks import BEGIN, DATA_OVERHEAD, END, UNORDERED
+from edge.wire.sctp_codec import encode_data
 
 MAX_PAYLOAD: Final = MAX_CHUNK - DATA_OVERHEAD
 MESSAGE_COST: Final = 64  # bytes that a queued message counts besides its payload
@@ -32,6 +33,11 @@ class OutMessage(msgspec.Struct):
     ssn: int = -1
     offset: int = 0
     abandoned: bool = False
+
+    @property
+    def reliable(self) -> bool:
+        """Whether it is repeated until it has arrived."""
+        return self.max_retransmits is None and self.expires == math.inf
 
     @property
     def cost(self) -> int:

@@ -35,14 +35,8 @@ from edge.webrtc.sctp_state import (
     SctpState,
 )
 from edge.wire.sctp import HEADER_SIZE, encode_packet
-from edge.wire.sctp_chunks import (
-    Abort,
-    Chunk,
-    Reconfig,
-    Shutdown,
-    ShutdownAck,
-    encode_chunk,
-)
+from edge.wire.sctp_chunks import Abort, Chunk, Reconfig, Shutdown, ShutdownAck
+from edge.wire.sctp_codec import encode_chunk
 
 MAX_CONTROL: Final = 64  # chunks that wait for one flush: the answers to one packet
 SACK_SIZE: Final = 16  # bytes of one without gaps
@@ -74,7 +68,8 @@ class Outgoing:
         self._begin(self._handshake.local)
 
     def _begin(self, local: Side) -> None:
-        self._sender = Sender(local.tsn, outbox_limit=self.config.outbox)
+        config = self.config
+        self._sender = Sender(local.tsn, outbox_limit=config.outbox, holds=config.hold_messages)
         self._receiver: Receiver | None = None
         self._resets: StreamResets | None = None
 
@@ -106,7 +101,7 @@ class Outgoing:
                 self._bundle_ack(chunks)
             sender.packet_sent()
             outputs.append(self._packet(chunks))
-        return outputs + self._guard_reserve()
+        return outputs + self._guard_reserve() + self._hold_messages(now)
 
     def _collect(self, now: float) -> None:
         forward = self._sender.next_forward(now=now)
@@ -147,6 +142,11 @@ class Outgoing:
     def _guard_reserve(self) -> list[SctpOutput]:
         left = self._sender.limit - self._sender.flight.next_tsn
         return [*self._checkpoints.ask()] if left <= self.config.reserve / 2 else []
+
+    def _hold_messages(self, now: float) -> list[SctpOutput]:
+        sender = self._sender
+        sender.hold.wait(sender.waits, now=now)
+        return [*self._checkpoints.ask()] if sender.unstaged else []
 
     def _packet(self, chunks: Iterable[bytes]) -> SctpTransmit:
         remote, config = self.remote, self.config

@@ -131,7 +131,7 @@ class StreamResets:
         return resets
 
     def _prepare(self, sender: Sender) -> None:
-        ready = [each for each in self._waiting if not sender.outbox.buffered(each)]
+        ready = [each for each in self._waiting if not sender.is_waiting(each)]
         ready = ready[:MAX_PER_REQUEST]
         if ready:
             for each in ready:

@@ -16,54 +16,27 @@ import msgspec
 from edge.errors import RemoteProtocolError
 from edge.webrtc.sctp_congestion import CongestionControl, RoundTrip
 from edge.webrtc.sctp_flight import Flight, Sent
+from edge.webrtc.sctp_hold import Hold
 from edge.webrtc.sctp_outbox import Outbox, OutMessage
 from edge.webrtc.sctp_outputs import MAX_PACKET, unwrap32
+from edge.webrtc.sctp_sender_snapshot import (
+    SenderSnapshot,
+    move_message,
+    read_sent,
+    write_sent,
+)
 from edge.wire.sctp_chunks import DATA_OVERHEAD, ForwardTsn, Sack
 
 MAX_RETRANSMISSIONS: Final = 16  # timeouts in a row; ICE consent ends a dead path before
 
 
-class SentSnapshot(msgspec.Struct, frozen=True, array_like=True):
-    """A ``Sent``; ``message`` is an index, ``age`` in seconds."""
-
-    tsn: int
-    chunk: bytes
-    size: int
-    message: int
-    age: float
-    state: int
-    transmissions: int
-    missing: int
-
-
-class SenderSnapshot(msgspec.Struct, frozen=True):
-    """The state of a ``Sender``; times (also ``expires``) in seconds from the moment of writing."""
-
-    next_tsn: int
-    acked: int
-    peer_window: int
-    forward_tsn: bool
-    messages: tuple[OutMessage, ...]
-    sent: tuple[SentSnapshot, ...]
-    queue: tuple[int, ...]
-    ssns: dict[int, int]
-    ssn_base: int
-    jumped: dict[int, int]
-    jump_end: int
-    congestion: CongestionControl
-    round_trip: RoundTrip
-    deadline: float
-    errors: int
-    forward_due: bool
-    free_packet: bool
-
-
 class Sender:
     """Numbers, sends and repeats the chunks of our messages, beginning with ``tsn``."""
 
-    def __init__(self, tsn: int, *, outbox_limit: int) -> None:
+    def __init__(self, tsn: int, *, outbox_limit: int, holds: bool = False) -> None:
         self.outbox = Outbox(outbox_limit)
         self.flight = Flight(tsn)
+        self.hold = Hold(active=holds)
         self.peer_window = 0
         """Bytes that the peer has room for, beyond what is in flight."""
         self.deadline = math.inf
@@ -86,6 +59,31 @@ class Sender:
         """Whether the peer has been silent for too many timeouts."""
         return self._errors > MAX_RETRANSMISSIONS
 
+    @property
+    def waits(self) -> bool:
+        """Whether a message waits for a snapshot to be stored."""
+        lost = self.flight.first_lost()
+        return self.unstaged or (lost is not None and self.hold.bars(lost.tsn))
+
+    @property
+    def unstaged(self) -> bool:
+        """Whether one waits that the next snapshot would hold, and the last one does not."""
+        return self._is_held() and not self.flight.full
+
+    def is_waiting(self, stream: int) -> bool:
+        """Whether anything of this stream was not sent yet."""
+        return bool(self.outbox.buffered(stream)) or self.flight.is_staged(stream)
+
+    def stage(self, chunks: int, *, now: float) -> None:
+        """Number what waits, up to so many chunks, for a snapshot to hold it as it will leave."""
+        outbox, flight = self.outbox, self.flight
+        end = flight.next_tsn + chunks
+        while outbox.queue and outbox.queue[0].reliable and flight.next_tsn < end:
+            if flight.full:
+                break
+            self._stand_in(now)
+            flight.stage(*outbox.cut(flight.next_tsn))
+
     def acknowledge(self, sack: Sack, *, now: float) -> None:
         """Take a SACK; RemoteProtocolError if it acknowledges what was never sent."""
         flight = self.flight
@@ -102,7 +100,7 @@ class Sender:
             self.congestion.acknowledged(size, cumulative, full=full)
             self.deadline = now + self.round_trip.timeout
         self._lose(flight.read_gaps(sack.gaps), now)
-        if not flight.sent:
+        if not flight.outstanding:
             self.deadline = math.inf
         self._errors = 0
         self.peer_window = max(0, sack.window - flight.bytes)
@@ -116,7 +114,10 @@ class Sender:
     def next_chunk(self, room: int, *, now: float) -> bytes | None:
         """The next DATA chunk that may be sent now and fits into ``room`` bytes."""
         lost = self.flight.first_lost()
-        chunk = self._send_new(room, now) if lost is None else self._repeat(lost, room, now)
+        if lost is None:
+            chunk = self._send_new(room, now)
+        else:
+            chunk = None if self.hold.bars(lost.tsn) else self._repeat(lost, room, now)
         if chunk is not None and self.deadline == math.inf:
             self.deadline = now + self.round_trip.timeout
         return chunk
@@ -144,7 +145,7 @@ class Sender:
         self.flight.lose_all(now=now)
         self._drop_rest(now)
         self._forward_due = self.flight.forward_tsn
-        self.deadline = now + self.round_trip.timeout if self.flight.sent else math.inf
+        self.deadline = now + self.round_trip.timeout if self.flight.outstanding else math.inf
 
     def snapshot(self, *, now: float) -> SenderSnapshot:
         """The whole state; a reserve is the owner's and does not travel."""
@@ -152,14 +153,14 @@ class Sender:
         for message in (*(sent.message for sent in flight.sent), *self.outbox.queue):
             if id(message) not in index:
                 index[id(message)] = len(messages)
-                messages.append(_moved(message, -now))
+                messages.append(move_message(message, -now))
         return SenderSnapshot(
             next_tsn=flight.next_tsn,
             acked=flight.acked,
             peer_window=self.peer_window,
             forward_tsn=flight.forward_tsn,
             messages=tuple(messages),
-            sent=tuple(_write(sent, index[id(sent.message)], now) for sent in flight.sent),
+            sent=tuple(write_sent(sent, index[id(sent.message)], now) for sent in flight.sent),
             queue=tuple(index[id(message)] for message in self.outbox.queue),
             ssns=dict(self.outbox.ssns),
             ssn_base=self.outbox.base,
@@ -182,6 +183,7 @@ class Sender:
         now: float,
         age: float = 0.0,
         skip: int = 0,
+        holds: bool = False,
     ) -> Sender:
         """Go on from a snapshot, ``skip`` TSNs and SSNs later: 0 only for the exact state.
 
@@ -195,15 +197,17 @@ class Sender:
         sender.deadline = snapshot.deadline + then
         sender._forward_due, sender._free_packet = snapshot.forward_due, snapshot.free_packet
         sender.outbox.ssns, sender.outbox.base = dict(snapshot.ssns), snapshot.ssn_base
-        messages = [_moved(message, then) for message in snapshot.messages]
+        messages = [move_message(message, then) for message in snapshot.messages]
         for number in snapshot.queue:
             sender.outbox.requeue(messages[number])
         flight = sender.flight
         flight.acked, flight.forward_tsn = snapshot.acked, snapshot.forward_tsn
         flight.jumped, flight.jump_end = dict(snapshot.jumped), snapshot.jump_end
-        flight.restore(_read(each, messages[each.message], then) for each in snapshot.sent)
+        flight.restore(read_sent(each, messages[each.message], then) for each in snapshot.sent)
         if skip:
             sender._skip(skip, now)
+        if holds:
+            sender.hold.stored(flight.next_tsn)
         return sender
 
     def _skip(self, numbers: int, now: float) -> None:
@@ -211,6 +215,7 @@ class Sender:
         self.outbox.begin_again()
         self.flight.sweep()
         self.flight.lose_all(now=now)
+        self.flight.doubt()
         self.flight.skip(numbers, self.outbox.ssns, now=now)
         self.outbox.base += numbers
         self._forward_due = True
@@ -231,60 +236,46 @@ class Sender:
             self.deadline = min(self.deadline, now + self.round_trip.timeout)
 
     def _repeat(self, sent: Sent, room: int, now: float) -> bytes | None:
-        if self.flight.bytes >= self.congestion.window and not self._free_packet:
+        flight, staged = self.flight, not sent.transmissions
+        if flight.bytes >= self.congestion.window and (staged or not self._free_packet):
             return None
-        if len(sent.chunk) > room:
+        if len(sent.chunk) > room or (staged and not self._fits(sent.size)):
             return None
-        self.flight.resend(sent, now=now)
+        if staged:
+            self.peer_window = max(0, self.peer_window - sent.size)
+        flight.resend(sent, now=now)
         return sent.chunk
 
     def _send_new(self, room: int, now: float) -> bytes | None:
         outbox, flight = self.outbox, self.flight
         outbox.drop_expired(now)
         size = outbox.next_size()
-        if not size or (size + DATA_OVERHEAD + 3 & ~3) > room:
+        if not size or self._is_held() or (size + DATA_OVERHEAD + 3 & ~3) > room:
             return None
         if flight.bytes >= self.congestion.window or flight.full or flight.next_tsn >= self.limit:
             return None
-        if size > self.peer_window and flight.bytes:  # with nothing in flight it is a probe
+        if not self._fits(size):
             return None
-        stand_in = outbox.take_base() if outbox.base else None
-        if stand_in is not None:
-            flight.add_abandoned(stand_in, now=now)
-            self._forward_due = True
-            if flight.next_tsn >= self.limit:
-                return None
+        if self._stand_in(now) and flight.next_tsn >= self.limit:
+            return None
         message, chunk, size = outbox.cut(flight.next_tsn)
         flight.add(message, chunk, size, now=now)
         self.peer_window = max(0, self.peer_window - size)
         return chunk
 
+    def _is_held(self) -> bool:
+        queue = self.outbox.queue
+        return self.hold.active and bool(queue) and queue[0].reliable
 
-def _moved(message: OutMessage, seconds: float) -> OutMessage:
-    return msgspec.structs.replace(message, expires=message.expires + seconds)
+    def _fits(self, size: int) -> bool:
+        """Whether the peer has room for so much; with nothing in flight it is a probe."""
+        return size <= self.peer_window or not self.flight.bytes
 
-
-def _write(sent: Sent, message: int, now: float) -> SentSnapshot:
-    return SentSnapshot(
-        sent.tsn,
-        sent.chunk,
-        sent.size,
-        message,
-        now - sent.sent_at,
-        sent.state,
-        sent.transmissions,
-        sent.missing,
-    )
-
-
-def _read(sent: SentSnapshot, message: OutMessage, now: float) -> Sent:
-    return Sent(
-        sent.tsn,
-        sent.chunk,
-        sent.size,
-        message,
-        now - sent.age,
-        sent.state,
-        sent.transmissions,
-        sent.missing,
-    )
+    def _stand_in(self, now: float) -> bool:
+        """Take the peer over what a dead owner may have sent on the next message's stream."""
+        stand_in = self.outbox.take_base() if self.outbox.base else None
+        if stand_in is None:
+            return False
+        self.flight.add_abandoned(stand_in, now=now)
+        self._forward_due = True
+        return True

@@ -10,7 +10,7 @@ import msgspec
 from edge.webrtc.sctp_handshake import HandshakeSnapshot, Remote
 from edge.webrtc.sctp_receiver import ReceiverSnapshot
 from edge.webrtc.sctp_resets import ResetsSnapshot
-from edge.webrtc.sctp_sender import SenderSnapshot
+from edge.webrtc.sctp_sender_snapshot import SenderSnapshot
 from edge.webrtc.sctp_shutdown import ShutdownSnapshot
 from edge.wire.sctp_parameters import ResetResponse
 
@@ -53,6 +53,8 @@ class SctpConfig(msgspec.Struct, frozen=True):
     """Offer to do without checksums, which DTLS makes superfluous (RFC 9653)."""
     hold_acks: bool = False
     """Acknowledge only what is in a stored snapshot."""
+    hold_messages: bool = False
+    """Send a reliable message when it is in a stored snapshot; needs a ``reserve``."""
     reserve: int = 0
     """TSNs that may be used beyond a stored snapshot, which an heir skips; 0: no limit."""
 

@@ -122,7 +122,7 @@ class Transport:
         """Say goodbye, to a client that is ``connected`` by SCTP as well."""
         outputs: list[TransportOutput] = []
         if self.channels is not None and connected:
-            outputs += self.carry(self.channels.close(), now=now)
+            outputs += self.carry(self.channels.close(now=now), now=now)
         if self.dtls is not None and self._dtls_started:
             outputs += self._follow_dtls(self.dtls.close(), now)
         return outputs

@@ -31,11 +31,6 @@ def opus_samples(payload: bytes) -> int:
     return samples
 
 
-def opus_duration(payload: bytes) -> float:
-    """Duration in seconds; RemoteProtocolError when empty or over 120 ms."""
-    return opus_samples(payload) / CLOCK_RATE
-
-
 def _frame_count(code: int, payload: bytes) -> int:
     if code == 0:
         return 1

@@ -18,7 +18,8 @@ import msgspec
 from google_crc32c import value as crc32c
 
 from edge.errors import Drop, RemoteProtocolError
-from edge.wire.sctp_chunks import Chunk, decode_chunk
+from edge.wire.sctp_chunks import Chunk
+from edge.wire.sctp_codec import decode_chunk
 
 MAX_CHUNKS: Final = 512  # in one packet; more than fit in 2 KB
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from edge.errors import RemoteProtocolError
-from edge.wire.sctp_chunks import decode_init
+from edge.wire.sctp_codec import decode_init
 
 MAX_MESSAGE_BYTES: Final = 65_536
 """Of what we take; also what holds where an offer names no limit (RFC 8841, section 6.1)."""

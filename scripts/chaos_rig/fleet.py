@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from chaos_rig.members import INTERNAL_PORT, PUBLIC_PORT, Member, relay_flags, transceiver_flags
+from chaos_rig.records import wait_settled
 from tests.support.edges import FLEET_ENV, metric, wait_ready
 from tests.support.egress import Egress, Waking
 from tests.support.numbered_calls import Conversations
@@ -125,6 +126,8 @@ class Fleet:
                 for _ in range(count):
                     starting.start_soon(add)
         await self.wait_known()
+        with trio.fail_after(KNOWN_SECONDS):
+            await wait_settled(self.redis)
 
     async def add_relay(self) -> Member:
         """Start one more relay, in a pod of its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ class Member:
         assert self._edge is not None
         await self._edge.child.kill()
         await self._end()
+
+    def kill_worker(self) -> None:
+        """End a relay's worker with SIGKILL; its supervisor replaces it."""
+        assert self._edge is not None
+        os.kill(self._edge.worker, signal.SIGKILL)
 
     async def terminate(self) -> Exit:
         """Send SIGTERM and wait until it has left."""

@@ -50,8 +50,6 @@ class Budget:
     """Part of the audio of the run that may be lost."""
     messages: bool = True
     """No message may be lost or doubled."""
-    repeats: bool = False
-    """But the client may get twice what the owner delivered after its last checkpoint."""
 
     def allows(self, run: Run, *, slack: float) -> bool:
         """Tell whether one run is within; the 95th percentile is of all runs."""
@@ -61,7 +59,7 @@ class Budget:
             and max(run.hole_up, run.hole_down) <= hole
             and run.lost_up + run.lost_down <= self.lost * run.said
             and not (self.messages and any(run.messages_lost))
-            and not (self.messages and any(run.messages_doubled[: 1 if self.repeats else 2]))
+            and not (self.messages and any(run.messages_doubled))
         )
 
 

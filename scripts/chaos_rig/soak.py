@@ -10,7 +10,8 @@ from typing import Final
 import msgspec
 import trio
 
-from chaos_rig.scene import Scene
+from chaos_rig.records import wait_written
+from chaos_rig.scene import HEARD_SECONDS, Scene
 from tests.support.redis_server import RedisServer
 
 CONVERGE_SECONDS: Final = 5.0
@@ -80,6 +81,8 @@ async def _kill_something(scene: Scene, at: float) -> Kill:
     await lose(scene)
     back = time.monotonic()
     silent = await scene.wait_heard(scene.calls)
+    with trio.move_on_after(HEARD_SECONDS):
+        await wait_written(scene.fleet.redis, len(scene.calls) - len(silent))
     after = time.monotonic() - back
     await scene.replace(silent)
     return Kill(name, at, after, len(silent))

@@ -8,7 +8,6 @@ from math import nan
 from typing import Final
 
 import trio
-from trio.testing import MockClock
 
 from edge.webrtc.certificate import DtlsCertificate
 from planet_sim.calls import PlannedCall, Times
@@ -18,6 +17,8 @@ from planet_sim.phone import Phone
 from planet_sim.results import Row, Summary, make_row, summarize
 from planet_sim.signaling import Desk, post_offer
 from planet_sim.world import World, region_of
+from tests.support.clock import VirtualClock
+from tests.support.net import open_network
 
 CLIENT_PORT: Final = 50_000
 
@@ -99,9 +100,7 @@ def simulate(
     deployment: Deployment, *, calls: Sequence[PlannedCall], times: Times, dark: str, seed: int
 ) -> Outcome:
     """Run it on a clock of its own, which jumps to whatever is next."""
-    return trio.run(
-        _simulate, deployment, calls, times, dark, seed, clock=MockClock(autojump_threshold=0.0)
-    )
+    return trio.run(_simulate, deployment, calls, times, dark, seed, clock=VirtualClock())
 
 
 async def _simulate(
@@ -111,8 +110,7 @@ async def _simulate(
     certificate = DtlsCertificate.generate()
     world = World(network, certificate)
     simulation = Simulation(world, times, dark, certificate)
-    async with trio.open_nursery() as fleet:
-        fleet.start_soon(network.run)
+    async with open_network(network=network), trio.open_nursery() as fleet:
         await world.build(deployment, fleet)
         fleet.start_soon(simulation.go_dark)
         async with trio.open_nursery() as callers:

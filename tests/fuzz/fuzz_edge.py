@@ -25,7 +25,6 @@ from time import perf_counter
 
 import structlog
 import trio
-import trio.testing
 
 from edge.address import Address
 from edge.errors import Drop, RemoteProtocolError
@@ -33,6 +32,7 @@ from edge.registry.protocol import MAX_SLOT, Slot, TransceiverRecord
 from edge.wire.spp import HEADER_BYTES, encode_give, encode_path
 from edge.wire.stun import decode_request
 from tests.fuzz.fuzz_wire import mutate_bytes
+from tests.support.clock import VirtualClock
 from tests.support.edge_net import HOST, Phone, VirtualEdge, open_edge
 from tests.support.net import Link, VirtualNetwork, VirtualSocket, open_network
 
@@ -200,8 +200,7 @@ def _named(drops: object) -> dict[str, int]:
 
 def run(runs: int, seed: int) -> Result:
     """One attack on Trio's virtual clock."""
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    return trio.run(attack, runs, seed, clock=clock)
+    return trio.run(attack, runs, seed, clock=VirtualClock())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from typing import Final
 from edge.backends.frames import wire as frames
 from edge.errors import RemoteProtocolError
 from edge.session_config import decode_session
-from edge.wire import demux, framing, opus, red, rtcp, rtp, sctp, sdp, spp, stun
+from edge.wire import demux, framing, opus, red, rtcp, rtp, sctp, sdp, spp, stun, stun_peek
 from edge.wire.sdp_fragment import decode_fragment, encode_fragment
 from tests.wire import sctp_vectors
 from tests.wire import test_stun as stun_vectors
@@ -162,8 +162,8 @@ def _read_frame(frame: frames.Frame) -> object:
             return frame
 
 
-def _read_opus(payload: bytes) -> float:
-    return opus.opus_duration(payload)
+def _read_opus(payload: bytes) -> int:
+    return opus.opus_samples(payload)
 
 
 def _split_spp(datagram: bytes) -> object:
@@ -243,8 +243,8 @@ SESSIONS: Final = [
 ]
 
 DECODERS: Final[Mapping[str, Decoder]] = {
-    "stun_peek": _stun(stun.peek),
-    "stun_username": _stun(stun.peek_username),
+    "stun_peek": _stun(stun_peek.peek),
+    "stun_username": _stun(stun_peek.peek_username),
     "stun_request": _stun(partial(stun.decode_request, password=stun_vectors.PASSWORD), 0),
     "stun_response": _stun(partial(stun.decode_response, password=stun_vectors.PASSWORD), 1),
     "spp": Decoder(_split_spp, (SPP_HEADER, SPP_HEADER + b"payload")),

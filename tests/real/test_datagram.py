@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
+from trio.abc import Clock
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from edge.address import Address
 from edge.datagram import RECEIVE_BYTES, DatagramSocket, bind_udp
@@ -188,7 +189,7 @@ async def test_on_loopback(body: Body) -> None:
 
 
 @bodies
-async def test_on_the_virtual_network(autojump_clock: MockClock, body: Body) -> None:
+async def test_on_the_virtual_network(autojump_clock: Clock, body: Body) -> None:
     async with open_network() as net:
         await body(net)
 
@@ -402,19 +403,19 @@ async def fates(seed: int, *, noise: bool) -> list[tuple[float, bytes]]:
     return sorted(got)
 
 
-async def test_a_fate_depends_on_seed_flow_and_index_alone(autojump_clock: MockClock) -> None:
+async def test_a_fate_depends_on_seed_flow_and_index_alone(autojump_clock: Clock) -> None:
     assert await fates(1, noise=False) == await fates(1, noise=True)
     assert await fates(1, noise=False) != await fates(2, noise=False)
 
 
-async def test_a_bad_link_loses_doubles_and_reorders(autojump_clock: MockClock) -> None:
+async def test_a_bad_link_loses_doubles_and_reorders(autojump_clock: Clock) -> None:
     arrived = [data[0] for _, data in await fates(1, noise=False)]
     assert 20 < len(set(arrived)) < 50
     assert len(arrived) > len(set(arrived))
     assert arrived != sorted(arrived)
 
 
-async def test_a_virtual_queue_is_bounded(autojump_clock: MockClock) -> None:
+async def test_a_virtual_queue_is_bounded(autojump_clock: Clock) -> None:
     async with open_network() as net:
         one, other = net.socket(("192.0.2.1", 1)), net.socket(("192.0.2.1", 2))
         for _ in range(1_100):
@@ -423,7 +424,7 @@ async def test_a_virtual_queue_is_bounded(autojump_clock: MockClock) -> None:
         assert other.statistics().drops == {Drop.QUEUE_FULL: 1_100 - 1_024}
 
 
-async def test_a_rebound_socket_has_the_new_address_only(autojump_clock: MockClock) -> None:
+async def test_a_rebound_socket_has_the_new_address_only(autojump_clock: Clock) -> None:
     async with open_network() as net:
         one, other = net.socket(("192.0.2.1", 1)), net.socket(("192.0.2.1", 2))
         one.rebind(("192.0.2.9", 5))

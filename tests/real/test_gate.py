@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
 import pytest
+import trio
 
 from edge.address import Address
 from edge.datagram import bind_udp
@@ -147,3 +148,16 @@ def test_a_flood_closes_the_gate_and_calls_go_on(stack: ExitStack, host: str) ->
     gate.tick({Drop.RATE_LIMIT: 400}, now=2.4 + CALM_SECONDS)
     assert not gate.statistics().closed
     assert passing(public, [stranger], [RTP])
+
+
+async def test_a_filter_that_a_dead_worker_left_behind_is_taken_off(
+    host: str, stack: ExitStack
+) -> None:
+    public, client = bind(stack, host), bind(stack, host)
+    attach(public, compile_gate([], share=0.0, key=1))
+    assert passing(public, [client], [RTP]) == set()
+    gate = SocketGate([public], MemoryStore(4), public=address(public))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(gate.run, dict)
+        assert passing(public, [client], [RTP]) == {(RTP, address(client))}
+        nursery.cancel_scope.cancel()

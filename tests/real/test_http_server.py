@@ -18,7 +18,8 @@ from cryptography import x509
 
 from edge.config import HttpConfig
 from edge.errors import ConfigError
-from edge.http.listen import certificate_hosts, make_certificate, make_listeners
+from edge.http.listen import bind_http, make_listeners
+from edge.http.self_signed import certificate_hosts, make_certificate
 from edge.http.server import HttpEvent, HttpServer
 from edge.ready import StartupError
 from tests.fuzz.fuzz_http import Fuzzer
@@ -53,7 +54,7 @@ async def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(StartupError, match=rf"^http\.bind {bind}: Address already in use$"):
-            await make_listeners(HttpConfig(bind=bind))
+            bind_http(HttpConfig(bind=bind))
 
 
 async def test_answers_and_keeps_the_connection() -> None:
@@ -243,7 +244,7 @@ async def test_the_grace_time_ends() -> None:
 async def test_cancelling_at_any_moment_leaves_no_task(delay: float) -> None:
     before = trio.lowlevel.current_statistics().tasks_living
     server = HttpServer(make_app(FakeService(), CONFIG), http=CONFIG)
-    (listener,) = await make_listeners(CONFIG)
+    (listener,) = make_listeners(CONFIG, bind_http(CONFIG))
     live = Live(server, listener, FakeService(), trio.Event())
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(server.serve, [listener], stop=live.stop))
@@ -325,8 +326,9 @@ async def test_certificate_files(tmp_path: Path) -> None:
     ],
 )
 async def test_configuration_errors(config: HttpConfig, sentence: str) -> None:
+    make = bind_http if config.bind == "nonsense" else partial(make_listeners, sockets=[])
     with pytest.raises(ConfigError, match=sentence):
-        await make_listeners(config)
+        make(config)
 
 
 async def test_exceptions_are_contained(monkeypatch: pytest.MonkeyPatch) -> None:

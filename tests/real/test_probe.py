@@ -49,7 +49,7 @@ async def test_who_refuses_leaves_the_view_long_before_its_lease_is_over() -> No
 
 
 async def test_who_listens_again_comes_back_by_itself(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     refuses = True
 

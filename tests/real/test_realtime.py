@@ -22,7 +22,7 @@ from edge.backends.realtime.backend import make_realtime
 from edge.backends.realtime.connection import ConnectionLost
 from edge.backends.realtime.conversation import RealtimeConversation
 from edge.config import BackendConfig
-from edge.http.listen import make_certificate
+from edge.http.self_signed import make_certificate
 from tests.real.test_aiortc import call
 from tests.support.edges import SERVE
 from tests.support.processes import ROOT, edge

@@ -157,7 +157,7 @@ async def test_nonsense_is_no_checkpoint(
     for field, value in {**fields, "checkpoint": "sealed"}.items():
         raw.hset(KEY, field, value)
     async with opened(server) as registry:
-        assert await registry.sessions.load(FIRST) is None
+        assert (await registry.sessions.inherit(FIRST, FIRST.owner)).stored is None
 
 
 async def test_what_is_too_long_is_not_read(server: RedisServer, raw: redis.Redis) -> None:
@@ -165,7 +165,7 @@ async def test_what_is_too_long_is_not_read(server: RedisServer, raw: redis.Redi
         await registry.sessions.claim(FIRST)
         await registry.sessions.store(FIRST, 1, b"one")
         raw.hset(KEY, "checkpoint", bytes(MAX_CHECKPOINT_BYTES + 1))
-        assert await registry.sessions.load(FIRST) is None
+        assert (await registry.sessions.inherit(FIRST, FIRST.owner)).stored is None
 
 
 async def test_another_type_in_the_way_counts_as_nothing(
@@ -176,7 +176,7 @@ async def test_another_type_in_the_way_counts_as_nothing(
         book = registry.sessions
         assert await book.owner_of("rtc_a") is None
         assert await book.store(FIRST, 1, b"one") is StoreOutcome.LOST
-        assert await book.load(FIRST) is None
+        assert await book.inherit(SECOND, FIRST.owner) == (None, None)
         assert await book.claim(SECOND) is None
         assert await book.claim(FIRST) == FIRST
         assert await book.store(FIRST, 1, b"one") is StoreOutcome.STORED

@@ -22,7 +22,7 @@ from trio_websocket import (
 
 from edge.config import HttpConfig
 from edge.http.http1 import MAX_MESSAGE_SIZE
-from edge.http.listen import make_listeners
+from edge.http.listen import bind_http, make_listeners
 from edge.http.server import HttpEvent, HttpServer
 
 CONFIG = HttpConfig(bind="127.0.0.1:0", request_timeout_seconds=0.3)
@@ -60,7 +60,7 @@ async def plain(request: Request) -> Response:
 async def serve() -> AsyncIterator[tuple[HttpServer, str]]:
     routes = [WebSocketRoute("/echo", echo), WebSocketRoute("/no", refuse), Route("/echo", plain)]
     server = HttpServer(Starlette(routes=routes), http=CONFIG)
-    (listener,) = await make_listeners(CONFIG)
+    (listener,) = make_listeners(CONFIG, bind_http(CONFIG))
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(server.serve, [listener], stop=stop, grace_seconds=1.0))

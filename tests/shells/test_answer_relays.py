@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from msgspec.structs import replace
-from trio.testing import MockClock
+from trio.abc import Clock
 
 from edge.address import Address
 from edge.backends.echo import Echo
@@ -100,7 +100,7 @@ async def named(service: Transceiver, place: Place | None) -> list[int]:
     return [int(port) for _, port in sorted(found, key=lambda one: -int(one[0]))]
 
 
-async def test_an_answer_names_the_best_relays_first(autojump_clock: MockClock) -> None:
+async def test_an_answer_names_the_best_relays_first(autojump_clock: Clock) -> None:
     fleet = Fleet(
         relay(1, PARIS, region="par"),
         relay(2, PARIS, region="par"),
@@ -119,7 +119,7 @@ async def test_an_answer_names_the_best_relays_first(autojump_clock: MockClock) 
         assert set(unknown[:2]) == {1, 2}, "our own cluster's first"
 
 
-async def test_an_answer_names_both_ip_versions_and_tcp_last(autojump_clock: MockClock) -> None:
+async def test_an_answer_names_both_ip_versions_and_tcp_last(autojump_clock: Clock) -> None:
     """Of each relay IPv6 first (RFC 8421, 4), all UDP before all TCP (RFC 6544, 4.2)."""
 
     def listener(transport: str, host: str) -> RelayListener:
@@ -145,13 +145,13 @@ async def test_an_answer_names_both_ip_versions_and_tcp_last(autojump_clock: Moc
         assert told.count(" tcptype passive") == 2
 
 
-async def test_calls_take_turns(autojump_clock: MockClock) -> None:
+async def test_calls_take_turns(autojump_clock: Clock) -> None:
     async with running(Fleet(relay(1, PARIS), relay(2, PARIS))) as service:
         first = [(await named(service, None))[0] for _ in range(30)]
     assert set(first) == {1, 2}
 
 
-async def test_relays_of_others_do_not_serve_alone(autojump_clock: MockClock) -> None:
+async def test_relays_of_others_do_not_serve_alone(autojump_clock: Clock) -> None:
     fleet = Fleet(relay(3, SYDNEY, cluster=1))
     async with running(fleet) as service:
         with pytest.raises(Overloaded, match="no relay is up"):

@@ -32,7 +32,7 @@ from tests.support.net import VirtualNetwork, open_network
 from tests.support.realtime_rig import SECOND, Ear
 from tests.support.realtime_server import RAW, Server, play_raw
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 FRAMES_SECONDS = 5.2
 """The stall time, after which a connection is lost."""
 DRIP_SECONDS = 1.0

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.abc import Clock
 
 from edge.config import HttpConfig
 from edge.http.keys import name_key
@@ -117,14 +117,12 @@ async def test_what_is_here_or_no_id_of_ours_asks_nobody() -> None:
 
 
 @pytest.mark.parametrize("last_hop", [False, True])
-async def test_what_has_just_ended_here_is_nowhere(
-    autojump_clock: MockClock, last_hop: bool
-) -> None:
+async def test_what_has_just_ended_here_is_nowhere(autojump_clock: Clock, last_hop: bool) -> None:
     """Its claim is about to be forgotten."""
     assert await find(Book(OWN_SLOT, OWN_SLOT, None), OWN_SLOT, last_hop=last_hop) is None
 
 
-async def test_what_is_being_taken_over_is_soon_here(autojump_clock: MockClock) -> None:
+async def test_what_is_being_taken_over_is_soon_here(autojump_clock: Clock) -> None:
     taken = trio.current_time() + MOMENT
     book = Book(OWN_SLOT)
     found = await book.owners().find(call_of(OPENER), lambda: trio.current_time() >= taken)
@@ -132,7 +130,7 @@ async def test_what_is_being_taken_over_is_soon_here(autojump_clock: MockClock) 
     assert trio.current_time() == pytest.approx(taken)
 
 
-async def test_what_is_never_taken_over_is_to_come_again(autojump_clock: MockClock) -> None:
+async def test_what_is_never_taken_over_is_to_come_again(autojump_clock: Clock) -> None:
     book = Book(OWN_SLOT)
     started = trio.current_time()
     assert await find(book) == AWAY
@@ -140,11 +138,11 @@ async def test_what_is_never_taken_over_is_to_come_again(autojump_clock: MockClo
     assert trio.current_time() - started == pytest.approx(SETTLING_LOOKS * SETTLING_PAUSE)
 
 
-async def test_what_another_takes_while_we_wait_goes_there(autojump_clock: MockClock) -> None:
+async def test_what_another_takes_while_we_wait_goes_there(autojump_clock: Clock) -> None:
     assert await find(Book(OWN_SLOT, OWN_SLOT, HEIR)) == "http://t3"
 
 
-async def test_a_slow_registry_is_as_good_as_none(autojump_clock: MockClock) -> None:
+async def test_a_slow_registry_is_as_good_as_none(autojump_clock: Clock) -> None:
     async def never(session: str) -> Claim | None:
         await trio.sleep_forever()
         raise AssertionError

@@ -22,7 +22,7 @@ from tests.support.edge_net import Phone, VirtualEdge, open_edge
 from tests.support.net import Link, open_network
 from tests.test_dialect import Ear, event, read
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 LOSSY = Link(latency=0.01, jitter=0.005, loss=0.05)
 

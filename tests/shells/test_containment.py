@@ -22,10 +22,11 @@ from edge.backends.protocol import (
 from edge.config import TransceiverConfig
 from edge.errors import Drop, EndReason
 from tests.support import edge_net
+from tests.support.clock import VirtualClock
 from tests.support.edge_net import VirtualEdge, open_edge
 from tests.support.net import Link, open_network
 
-Clock = trio.testing.MockClock
+Clock = VirtualClock
 
 
 class FirstIs:

@@ -29,7 +29,7 @@ from edge.wire.spp import encode_path
 from tests.support.edge_net import HOST, VirtualEdge, open_edge
 from tests.support.net import Link, VirtualNetwork, VirtualSocket, open_loopback, open_network
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 
 async def _ended(edge: VirtualEdge, reason: EndReason, *, within: float = 5.0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.abc import Clock
 
 from edge.errors import Drop
 from tests.support.forwarder_contract import BODIES, Body
@@ -14,14 +14,12 @@ from tests.support.net import open_network, receive
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
-async def test_the_contract(autojump_clock: MockClock, body: Body, host: str) -> None:
+async def test_the_contract(autojump_clock: Clock, body: Body, host: str) -> None:
     async with open_network() as net:
         await body(rig_opener(net, make_pure, host))
 
 
-async def test_a_bug_ends_nothing(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_bug_ends_nothing(autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_network() as net, rig_opener(net, make_pure, "127.0.0.1")() as rig:
         owner = rig.transceiver(3)
         rig.flow(4)
@@ -33,7 +31,7 @@ async def test_a_bug_ends_nothing(
         assert await receive(owner) == [rig.path + RTP]
 
 
-async def test_an_idle_loop_adds_no_wait_and_a_busy_one_a_tick(autojump_clock: MockClock) -> None:
+async def test_an_idle_loop_adds_no_wait_and_a_busy_one_a_tick(autojump_clock: Clock) -> None:
     async with open_network() as net, rig_opener(net, make_pure, "127.0.0.1")() as rig:
         owner = rig.transceiver(3)
         rig.flow(3)

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
-import trio.testing
 
 from edge.backends.frames.frame_writer import MAX_WAITING, WRITE_SECONDS, FrameWriter
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 
 class Line(trio.abc.SendStream):

@@ -29,7 +29,7 @@ from tests.support.edge_net import VirtualEdge, open_edge
 from tests.support.net import VirtualNetwork
 from tests.support.sweep import Cut, sweep
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 
 class Rig:

@@ -28,7 +28,7 @@ from edge.backends.server import BackendSession, Handler, Host, serve_connection
 from tests.shells.test_frames_resume import World, world
 from tests.support.backend_line import PIECE, Client, Dialled, RawBackend, make_backend
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 
 def numbers(events: list[bytes]) -> list[int]:

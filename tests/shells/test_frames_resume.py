@@ -39,7 +39,7 @@ from edge.errors import BackendFenced, Drop
 from tests.support.backend_line import PIECE, Client, Dialled, RawBackend, make_backend
 from tests.support.sweep import Cut, sweep
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 RATE = 24_000
 RESTARTED = b'{"type":"session.backend_restarted"}'

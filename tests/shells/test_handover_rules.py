@@ -82,7 +82,7 @@ def test_an_heir_that_speaks_before_it_has_stored_is_found_out(
 def test_an_heir_that_opens_what_is_too_old_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.handover_world.MAX_AGE", inf)
     with pytest.raises(AssertionError, match="used twice"):
-        trio.run(run_outages, range(10))
+        trio.run(run_outages, range(30, 40))
 
 
 def test_an_owner_that_forgets_a_checkpoint_as_soon_as_it_opens_nowhere_is_found_out(

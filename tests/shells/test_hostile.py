@@ -24,7 +24,7 @@ from edge.wire.stun import encode_request
 from tests.support.edge_net import HOST, Phone, VirtualEdge, open_edge
 from tests.support.net import VirtualNetwork, open_network
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 
 def _session(edge: VirtualEdge, phone: Phone) -> Session:

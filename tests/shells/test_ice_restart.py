@@ -15,7 +15,7 @@ from edge.wire.sdp_fragment import decode_fragment
 from tests.support.edge_net import Phone, VirtualEdge, open_edge
 from tests.support.net import open_network
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 NEW = IceCredentials("newufrag", "new-password-of-the-client-1")
 
 

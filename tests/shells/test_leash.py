@@ -21,7 +21,7 @@ from tests.support.net import VirtualNetwork, open_network
 from tests.support.realtime_rig import Ear, Event, decode
 from tests.support.realtime_server import Server
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 LIMITS = TransceiverConfig(max_session_seconds=4.0, max_idle_seconds=2.0)
 
 

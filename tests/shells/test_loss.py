@@ -25,7 +25,7 @@ from tests.support.edge_net import CERTIFICATES, HOST, UNIX_OFFSET, Phone, Virtu
 from tests.support.net import Link, VirtualNetwork, VirtualSocket, open_network
 from tests.support.talker import Talker, spoken
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 NTP_EPOCH = 2_208_988_800  # seconds from 1900 to 1970
 GOOD = Link()

@@ -9,7 +9,7 @@ from edge.errors import EndReason
 from tests.support.edge_net import Phone, VirtualEdge, open_edge
 from tests.support.net import open_network
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 
 async def served_by(edge: VirtualEdge, transceiver: int, *, within: float = 5.0) -> None:

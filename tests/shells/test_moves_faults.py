@@ -17,16 +17,18 @@ from edge.client.channel import CallerChannel
 from edge.config import TransceiverConfig
 from edge.errors import Drop, EndReason, LocalProtocolError
 from edge.registry.heirs import heir
-from edge.registry.sessions import Claim
+from edge.registry.protocol import RegistryUnavailable
+from edge.registry.sessions import Claim, Slot
 from edge.transceiver.checkpoint import Checkpoint
 from edge.transceiver.custody import Custody
 from edge.transceiver.keeper import Keeper
 from edge.transceiver.voice import Voice
+from tests.support.clock import VirtualClock
 from tests.support.edge_net import Phone, VirtualEdge, open_edge
 from tests.support.net import open_network
 from tests.support.severed import Happens
 
-Clock = trio.testing.MockClock
+Clock = VirtualClock
 
 
 async def until(true: Callable[[], object], *, within: float = 5.0) -> None:
@@ -278,7 +280,7 @@ async def test_a_drain_survives_a_registry_that_goes_midway(autojump_clock: Cloc
         keeper = custody(edge, 0).keeper(name(phone))
         assert keeper is not None
         await until(keeper.was_stored.is_set)
-        edge.ways[0].before["store"] = go
+        edge.ways[0].before["hand_over"] = go
         nursery.start_soon(edge.transceivers[0].drain)
         await until(lambda: edge.ways[0].closed)
         await trio.sleep(1.0)
@@ -314,7 +316,7 @@ async def test_a_call_that_is_hung_up_in_its_own_move_is_over(autojump_clock: Cl
         async def hang_up() -> None:
             edge.transceivers[0].hang_up(name(phone))
 
-        edge.ways[0].after["claim"] = hang_up
+        edge.ways[0].after["hand_over"] = hang_up
         await edge.transceivers[0].drain()
         await trio.sleep(1.0)
         assert edge.transceivers[0].totals.ended == {EndReason.HANGUP: 1}
@@ -373,12 +375,12 @@ async def test_who_leaves_at_the_same_time_passes_on_what_it_was_given(
         AsyncExitStack() as stack,
     ):
         first, second, last = edge.transceivers
-        others = [each for each in await edge.registry.transceivers() if each.slot != second.slot]
+        others = [first.slot, last.slot]
         phones = [await stack.enter_async_context(edge.call(0))]
         given = None
-        while given is None or given.slot != first.slot:
+        while given != first.slot:
             phones.append(await stack.enter_async_context(edge.call(1)))
-            given = heir(name(phones[-1]), others)
+            given = heir(name(phones[-1]).encode(), others)
         for phone in phones:
             await phone.heard(30)
         edge.ways[0].before["put_transceiver"] = partial(trio.sleep, 0.3)  # so nobody knows yet
@@ -405,9 +407,9 @@ async def test_an_heir_that_lost_its_claim_while_it_loaded_serves_nobody(
             autojump_clock.jump(1.0)
             await trio.sleep(0.1)
 
-        edge.ways[1].after["load"] = lose
+        edge.ways[1].after["inherit"] = lose
         edge.cut_off(0)
-        await until(lambda: "load" not in edge.ways[1].after)
+        await until(lambda: "inherit" not in edge.ways[1].after)
         await trio.sleep(2.0)
         assert edge.transceivers[1].sessions == 0
 
@@ -463,7 +465,7 @@ async def test_a_drain_that_runs_out_of_time_leaves_the_call_to_its_heir(
     autojump_clock: Clock,
 ) -> None:
     config = TransceiverConfig(drain_seconds=1)
-    for method in "owner_of", "store", "claim":
+    for method in "owner_of", "hand_over":
         async with (
             open_network() as network,
             open_edge(network, transceivers=2, mobile=True, config=config) as edge,
@@ -513,13 +515,13 @@ async def test_a_bug_in_one_hand_over_keeps_no_other_call(
         await other.heard(60)
         keeper = custody(edge, 0).keeper(name(one))
 
-        async def fail(store: object, keeper_of: Keeper) -> Checkpoint | None:
+        async def fail(custody: Custody, keeper_of: Keeper, heir: Slot) -> Checkpoint | None:
             if keeper_of is keeper:
                 raise ZeroDivisionError
-            return await stored(custody(edge, 0), keeper_of)
+            return await hand_over(custody, keeper_of, heir)
 
-        stored = Custody.store_exact
-        monkeypatch.setattr(Custody, "store_exact", fail)
+        hand_over = Custody.hand_over
+        monkeypatch.setattr(Custody, "hand_over", fail)
         await edge.transceivers[0].drain()
         assert edge.transceivers[0].totals.ended == {
             EndReason.INTERNAL_ERROR: 1,
@@ -565,9 +567,7 @@ async def test_a_call_that_is_over_before_it_moves_is_over_for_its_backend(
         assert backend.counts == {"over": 1}
 
 
-async def test_a_claim_on_what_could_not_be_loaded_is_not_held_on_to(
-    autojump_clock: Clock,
-) -> None:
+async def test_a_claim_whose_answer_was_lost_is_not_held_on_to(autojump_clock: Clock) -> None:
     async with (
         open_network() as network,
         open_edge(network, transceivers=2, mobile=True) as edge,
@@ -575,10 +575,11 @@ async def test_a_claim_on_what_could_not_be_loaded_is_not_held_on_to(
     ):
         await phone.heard(60)
 
-        async def go() -> None:
+        async def lose() -> None:
             edge.ways[1].closed = True
+            raise RegistryUnavailable
 
-        edge.ways[1].before["load"] = go
+        edge.ways[1].after["inherit"] = lose
         edge.cut_off(0)
         await until(lambda: edge.ways[1].closed)
         await trio.sleep(1.0)

@@ -22,7 +22,7 @@ from tests.support.edge_net import HOST, VirtualEdge, open_edge
 from tests.support.nacking import NackingPhone
 from tests.support.net import Link, VirtualNetwork, open_network
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 ONE_WAY = 0.020  # seconds, over two virtual hops
 LOSS = 0.05

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import trio
-from trio.testing import MockClock as Clock
+from trio.abc import Clock
 
 from edge.backends.protocol import CallQuality
 from edge.wire.rtcp import ReceiverReport, ReportBlock, encode_rtcp

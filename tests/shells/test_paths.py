@@ -16,6 +16,7 @@ from edge.routing import OWNER_QUIET
 from edge.transceiver.paths import MAX_PATHS, PathTable
 from edge.transceiver.session import Session
 from edge.wire.spp import Path
+from tests.support.examples import examples
 
 RELAY: Address = ("127.0.0.1", 4000)
 PATHS = [Path(bytes([number]) * 36) for number in range(MAX_PATHS + 4)]
@@ -35,6 +36,10 @@ class FakeSession:
 
     @property
     def ice(self) -> FakeSession:
+        return self
+
+    @property
+    def paths(self) -> FakeSession:
         return self
 
     def heard_at(self, path: Path) -> float:
@@ -220,4 +225,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestAnyOrder.settings = settings(examples(15), stateful_step_count=30)

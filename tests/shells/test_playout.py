@@ -80,7 +80,7 @@ def rig() -> Rig:
 
 
 async def test_a_burst_is_paced_at_the_frames_own_duration(
-    autojump_clock: trio.testing.MockClock, rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(rig.pacer.run)
     for _ in range(50):
@@ -121,7 +121,7 @@ def test_no_drift_over_an_hour() -> None:
 
 
 async def test_a_new_spurt_takes_its_timestamp_from_the_clock(
-    autojump_clock: trio.testing.MockClock, rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(rig.pacer.run)
     rig.playout.play(FRAME)
@@ -135,7 +135,7 @@ async def test_a_new_spurt_takes_its_timestamp_from_the_clock(
 
 
 async def test_a_late_frame_stays_in_its_spurt_and_the_grid_holds(
-    autojump_clock: trio.testing.MockClock, rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(rig.pacer.run)
     start = trio.current_time()
@@ -149,7 +149,7 @@ async def test_a_late_frame_stays_in_its_spurt_and_the_grid_holds(
 
 
 async def test_a_stall_of_the_process_leaves_no_delay(
-    autojump_clock: trio.testing.MockClock, rig: Rig
+    autojump_clock: trio.abc.Clock, rig: Rig
 ) -> None:
     for _ in range(20):
         rig.playout.play(FRAME)
@@ -163,7 +163,7 @@ async def test_a_stall_of_the_process_leaves_no_delay(
 
 
 async def test_the_queue_is_bounded_and_drops_the_oldest(
-    autojump_clock: trio.testing.MockClock, rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, rig: Rig, nursery: trio.Nursery
 ) -> None:
     for number in range(60):
         rig.playout.play(AudioFrame(bytes([number]), 0.02))
@@ -175,7 +175,7 @@ async def test_the_queue_is_bounded_and_drops_the_oldest(
 
 
 async def test_flush_without_a_codec_cuts_and_tells_what_was_played(
-    autojump_clock: trio.testing.MockClock, rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(rig.pacer.run)
     for _ in range(50):
@@ -191,7 +191,7 @@ async def test_flush_without_a_codec_cuts_and_tells_what_was_played(
 
 
 async def test_nothing_is_taken_after_close(
-    autojump_clock: trio.testing.MockClock, rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(rig.pacer.run)
     rig.playout.close()
@@ -202,7 +202,7 @@ async def test_nothing_is_taken_after_close(
 
 
 async def test_an_idle_pacer_does_not_tick(
-    autojump_clock: trio.testing.MockClock, rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(rig.pacer.run)
     rig.playout.play(FRAME)
@@ -221,7 +221,7 @@ async def test_an_idle_pacer_does_not_tick(
 
 
 async def test_many_playouts_share_one_pacer(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, nursery: trio.Nursery
 ) -> None:
     pacer = Pacer(trio.current_time)
     rigs = [Rig(codec=PCMU, pacer=pacer) for _ in range(20)]
@@ -236,7 +236,7 @@ async def test_many_playouts_share_one_pacer(
 
 
 async def test_a_bug_in_one_does_not_stop_the_others(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, nursery: trio.Nursery
 ) -> None:
     class Broken:
         calls = 0
@@ -293,7 +293,7 @@ def pcm_rig() -> Rig:
 
 @pytest.mark.parametrize("piece", [1, 37, 160, 240, 999, 8_000])
 async def test_pieces_of_any_length_become_20_ms(
-    piece: int, autojump_clock: trio.testing.MockClock, pcm_rig: Rig, nursery: trio.Nursery
+    piece: int, autojump_clock: trio.abc.Clock, pcm_rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(pcm_rig.pacer.run)
     said = tone(0.5, 8_000)
@@ -307,7 +307,7 @@ async def test_pieces_of_any_length_become_20_ms(
 
 
 async def test_what_is_left_over_waits_for_more_and_is_padded_then(
-    autojump_clock: trio.testing.MockClock, pcm_rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, pcm_rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(pcm_rig.pacer.run)
     start = trio.current_time()
@@ -322,7 +322,7 @@ async def test_what_is_left_over_waits_for_more_and_is_padded_then(
 
 
 async def test_what_is_not_whole_samples_is_dropped(
-    autojump_clock: trio.testing.MockClock, pcm_rig: Rig
+    autojump_clock: trio.abc.Clock, pcm_rig: Rig
 ) -> None:
     pcm_rig.playout.play(AudioFrame(b"odd", 0.02))
     assert pcm_rig.playout.drops == {Drop.MALFORMED: 1}
@@ -330,7 +330,7 @@ async def test_what_is_not_whole_samples_is_dropped(
 
 
 async def test_a_backend_may_speak_g711_to_a_client_of_opus(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, nursery: trio.Nursery
 ) -> None:
     rig = Rig(codec=OPUS, wanted=PCMU)
     nursery.start_soon(rig.pacer.run)
@@ -349,7 +349,7 @@ async def test_a_backend_may_speak_g711_to_a_client_of_opus(
 @pytest.mark.parametrize("fade", [0.01, 0.02, 0.03])
 @pytest.mark.parametrize("delay", [0.1, 0.1111])
 async def test_flush_fades_at_once_and_tells_exactly_what_was_played(
-    fade: float, delay: float, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    fade: float, delay: float, autojump_clock: trio.abc.Clock, nursery: trio.Nursery
 ) -> None:
     rig = Rig(codec=PCMU, wanted=AudioFormat("pcm16", 8_000), fade_seconds=fade)
     nursery.start_soon(rig.pacer.run)
@@ -373,7 +373,7 @@ async def test_flush_fades_at_once_and_tells_exactly_what_was_played(
 
 
 async def test_flush_fades_less_where_less_is_left(
-    autojump_clock: trio.testing.MockClock, pcm_rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, pcm_rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(pcm_rig.pacer.run)
     pcm_rig.playout.play(pcm(tone(0.025, 8_000), 8_000))
@@ -384,7 +384,7 @@ async def test_flush_fades_less_where_less_is_left(
 
 
 async def test_flush_of_what_was_never_heard_is_silent(
-    autojump_clock: trio.testing.MockClock, pcm_rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, pcm_rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(pcm_rig.pacer.run)
     pcm_rig.playout.play(pcm(tone(0.2, 8_000), 8_000))
@@ -405,7 +405,7 @@ async def test_flush_of_what_was_never_heard_is_silent(
 
 @pytest.mark.parametrize("codec", [OPUS, PCMU], ids=["opus", "PCMU"])
 async def test_flush_fades_audio_that_passes_through(
-    codec: AudioFormat, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    codec: AudioFormat, autojump_clock: trio.abc.Clock, nursery: trio.Nursery
 ) -> None:
     rig = Rig(codec=codec)
     nursery.start_soon(rig.pacer.run)
@@ -430,7 +430,7 @@ async def test_flush_fades_audio_that_passes_through(
 
 @pytest.mark.parametrize(("fade", "packets"), [(0.01, 1), (0.02, 2), (0.03, 2)])
 async def test_a_fade_brings_out_what_the_encoder_holds_back(
-    fade: float, packets: int, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    fade: float, packets: int, autojump_clock: trio.abc.Clock, nursery: trio.Nursery
 ) -> None:
     rig = Rig(wanted=AudioFormat("pcm16", 24_000), fade_seconds=fade)
     nursery.start_soon(rig.pacer.run)
@@ -446,7 +446,7 @@ async def test_a_fade_brings_out_what_the_encoder_holds_back(
 
 
 async def test_a_flush_of_nothing_still_ends_in_silence(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, nursery: trio.Nursery
 ) -> None:
     rig = Rig(wanted=AudioFormat("pcm16", 24_000))
     nursery.start_soon(rig.pacer.run)
@@ -460,7 +460,7 @@ async def test_a_flush_of_nothing_still_ends_in_silence(
 
 
 async def test_a_pause_can_be_taken_back_and_nothing_is_lost(
-    autojump_clock: trio.testing.MockClock, pcm_rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, pcm_rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(pcm_rig.pacer.run)
     said = tone(0.5, 8_000, hertz=211.0)
@@ -483,7 +483,7 @@ async def test_a_pause_can_be_taken_back_and_nothing_is_lost(
 
 
 async def test_a_pause_taken_back_at_once_is_not_heard(
-    autojump_clock: trio.testing.MockClock, pcm_rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, pcm_rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(pcm_rig.pacer.run)
     said = tone(0.3, 8_000)
@@ -497,7 +497,7 @@ async def test_a_pause_taken_back_at_once_is_not_heard(
 
 
 async def test_a_pause_keeps_what_it_holds(
-    autojump_clock: trio.testing.MockClock, pcm_rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, pcm_rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(pcm_rig.pacer.run)
     pcm_rig.playout.play(pcm(tone(1.0, 8_000), 8_000))
@@ -512,7 +512,7 @@ async def test_a_pause_keeps_what_it_holds(
 
 
 async def test_flush_ends_a_pause(
-    autojump_clock: trio.testing.MockClock, pcm_rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, pcm_rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(pcm_rig.pacer.run)
     pcm_rig.playout.play(pcm(tone(0.5, 8_000), 8_000))
@@ -527,7 +527,7 @@ async def test_flush_ends_a_pause(
 
 
 async def test_a_pause_while_a_flush_fades(
-    autojump_clock: trio.testing.MockClock, pcm_rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, pcm_rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(pcm_rig.pacer.run)
     pcm_rig.playout.play(pcm(tone(0.5, 8_000), 8_000))
@@ -546,7 +546,7 @@ async def test_a_pause_while_a_flush_fades(
 
 
 async def test_a_backend_waits_until_the_queue_is_low(
-    autojump_clock: trio.testing.MockClock, rig: Rig, nursery: trio.Nursery
+    autojump_clock: trio.abc.Clock, rig: Rig, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(rig.pacer.run)
     woken: dict[float, float] = {}
@@ -569,7 +569,7 @@ async def test_a_backend_waits_until_the_queue_is_low(
 
 @pytest.mark.parametrize("how", ["flush", "close"])
 async def test_a_waiting_backend_is_woken_by(
-    how: str, autojump_clock: trio.testing.MockClock, rig: Rig, nursery: trio.Nursery
+    how: str, autojump_clock: trio.abc.Clock, rig: Rig, nursery: trio.Nursery
 ) -> None:
     for _ in range(50):
         rig.playout.play(FRAME)

@@ -104,7 +104,7 @@ async def running(scenario: str, resumed: Resumed | None = None) -> AsyncGenerat
         nursery.cancel_scope.cancel()
 
 
-async def test_a_conversation(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_conversation(autojump_clock: trio.abc.Clock) -> None:
     async with running("normal") as rig:
         rig.nursery.start_soon(rig.talk, 1.0)
         await rig.ear.wait_for("output_audio_buffer.stopped")
@@ -116,7 +116,7 @@ async def test_a_conversation(autojump_clock: trio.testing.MockClock) -> None:
 
 
 async def test_barge_in_tells_the_server_what_was_played(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     async with running("barge_in") as rig:
         rig.nursery.start_soon(rig.talk, 2.0)
@@ -129,7 +129,7 @@ async def test_barge_in_tells_the_server_what_was_played(
         assert rig.ear.kinds.count("output_audio_buffer.cleared") == 1
 
 
-async def test_barge_in_with_the_real_playout(autojump_clock: trio.testing.MockClock) -> None:
+async def test_barge_in_with_the_real_playout(autojump_clock: trio.abc.Clock) -> None:
     """What the playout says was played is what it sent, to the packet."""
     sent: list[bytes] = []
     pacer = Pacer(trio.current_time)
@@ -156,7 +156,7 @@ async def test_barge_in_with_the_real_playout(autojump_clock: trio.testing.MockC
 
 
 async def test_what_was_said_before_the_connection_is_not_lost(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     async with conversation("normal") as rig:
         await rig.talk(1.0)
@@ -165,7 +165,7 @@ async def test_what_was_said_before_the_connection_is_not_lost(
         assert sum(int(str(e.get("audio", 0))) for e in rig.received) == 48_000
 
 
-async def test_a_slow_model_is_heard_with_gaps(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_slow_model_is_heard_with_gaps(autojump_clock: trio.abc.Clock) -> None:
     async with running("slow") as rig:
         await rig.ear.wait_for("output_audio_buffer.stopped")
         assert rig.ear.kinds.count("output_audio_buffer.started") == 1
@@ -173,7 +173,7 @@ async def test_a_slow_model_is_heard_with_gaps(autojump_clock: trio.testing.Mock
 
 
 async def test_a_server_that_does_not_read_costs_a_bounded_queue(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     async with running("deaf") as rig:
         await rig.talk(8.0)
@@ -201,7 +201,7 @@ async def test_a_server_that_does_not_read_costs_a_bounded_queue(
     ],
 )
 async def test_a_server_that_fails_is_tried_again_where_that_helps_and_the_client_is_told(
-    autojump_clock: trio.testing.MockClock, scenario: str, tries: int, cause: str
+    autojump_clock: trio.abc.Clock, scenario: str, tries: int, cause: str
 ) -> None:
     async with conversation(scenario) as rig:
         began = trio.current_time()
@@ -219,7 +219,7 @@ async def test_a_server_that_fails_is_tried_again_where_that_helps_and_the_clien
         assert codes == ["backend_reconnecting"] * (tries - 1) + ["backend_unavailable"]
 
 
-async def test_a_busy_server_is_reached_at_last(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_busy_server_is_reached_at_last(autojump_clock: trio.abc.Clock) -> None:
     async with running("busy") as rig:
         rig.nursery.start_soon(rig.talk, 5.0)
         await rig.ear.wait_for("output_audio_buffer.stopped")
@@ -227,7 +227,7 @@ async def test_a_busy_server_is_reached_at_last(autojump_clock: trio.testing.Moc
 
 
 async def test_an_orderly_close_lets_the_answer_be_heard(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     async with conversation("closing") as rig:
         began = trio.current_time()
@@ -238,7 +238,7 @@ async def test_an_orderly_close_lets_the_answer_be_heard(
 
 
 async def test_garbage_is_counted_and_the_answer_heard(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     async with running("garbage") as rig:
         await rig.ear.wait_for("output_audio_buffer.stopped")
@@ -247,7 +247,7 @@ async def test_garbage_is_counted_and_the_answer_heard(
 
 
 async def test_an_event_beyond_all_bounds_ends_the_connection(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     async with conversation("huge") as rig:
         rig.nursery.start_soon(rig.talk, 3.0)
@@ -258,7 +258,7 @@ async def test_an_event_beyond_all_bounds_ends_the_connection(
 
 
 async def test_another_process_goes_on_with_what_was_said(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     changes: list[float] = []
     async with running("scribe") as rig:
@@ -303,7 +303,7 @@ def text_of(event: Event) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("scenario", ["nobody", "reset", "closing"])
 async def test_who_moved_does_not_care_what_becomes_of_the_server(
-    autojump_clock: trio.testing.MockClock, scenario: str
+    autojump_clock: trio.abc.Clock, scenario: str
 ) -> None:
     async with conversation(scenario) as rig, trio.open_nursery() as nursery:
         nursery.start_soon(rig.conversation.run)
@@ -319,7 +319,7 @@ async def test_who_moved_does_not_care_what_becomes_of_the_server(
 
 
 async def test_a_server_that_comes_back_is_told_what_was_said(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     async with running("reset") as rig:
         rig.conversation.receive_event(HUM)
@@ -332,7 +332,7 @@ async def test_a_server_that_comes_back_is_told_what_was_said(
         assert created[0] < rig.ear.kinds.index(BACKEND_RESTARTED) < created[1]
 
 
-async def test_errors_reach_the_client(autojump_clock: trio.testing.MockClock) -> None:
+async def test_errors_reach_the_client(autojump_clock: trio.abc.Clock) -> None:
     async with running("errors") as rig:
         rig.conversation.receive_event(encode("response.cancel", event_id="mine"))
         await rig.ear.wait_for("output_audio_buffer.stopped")
@@ -343,7 +343,7 @@ async def test_errors_reach_the_client(autojump_clock: trio.testing.MockClock) -
 
 
 async def test_cancelling_at_any_moment_closes_the_stream(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.abc.Clock,
 ) -> None:
     """Leaving the rig would hang, were the server's end of the stream still open."""
     for steps in range(0, 60, 3):

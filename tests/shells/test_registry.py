@@ -11,7 +11,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from trio.testing import MockClock
+from trio.abc import Clock
 
 from edge.address import Address
 from edge.errors import ConfigError, Drop, RemoteProtocolError
@@ -61,6 +61,7 @@ class FlakyRegistry(MemoryRegistry):
         self.asked = 0
         self.seconds = 0.0
         """How long an answer takes."""
+        self.was_renewed = False
 
     @contextmanager
     def watch(self, changed: Watcher) -> Iterator[None]:
@@ -74,6 +75,7 @@ class FlakyRegistry(MemoryRegistry):
 
     async def put_transceiver(self, record: TransceiverRecord) -> None:
         self._check()
+        self.was_renewed = True
         await super().put_transceiver(record)
 
     async def put_relay(self, record: RelayRecord) -> None:
@@ -94,7 +96,7 @@ class FlakyRegistry(MemoryRegistry):
 # The memory registry.
 
 
-async def test_leases_end_unless_renewed(autojump_clock: MockClock) -> None:
+async def test_leases_end_unless_renewed(autojump_clock: Clock) -> None:
     registry = MemoryRegistry(lease_seconds=3.0)
     await registry.put_transceiver(transceiver(1))
     await registry.put_transceiver(transceiver(2))
@@ -106,7 +108,7 @@ async def test_leases_end_unless_renewed(autojump_clock: MockClock) -> None:
     assert await registry.transceivers() == []
 
 
-async def test_relays_have_leases_too(autojump_clock: MockClock) -> None:
+async def test_relays_have_leases_too(autojump_clock: Clock) -> None:
     registry = MemoryRegistry(lease_seconds=3.0)
     await registry.put_relay(relay("a"))
     await registry.put_relay(relay("b"))
@@ -116,7 +118,7 @@ async def test_relays_have_leases_too(autojump_clock: MockClock) -> None:
     assert await registry.relays() == []
 
 
-async def test_a_relay_may_have_a_longer_lease(autojump_clock: MockClock) -> None:
+async def test_a_relay_may_have_a_longer_lease(autojump_clock: Clock) -> None:
     registry = MemoryRegistry(lease_seconds=0.5, relay_lease_seconds=3.0)
     for each in (registry, registry.beside(1)):
         await each.put_transceiver(transceiver(1))
@@ -148,7 +150,7 @@ def test_records_are_read_by_the_version_before_and_after() -> None:
     assert keys.open("a", sealed, FormerRelayRecord, now=1.0).record == former
 
 
-async def test_each_listener_of_a_relay_is_known_inside(autojump_clock: MockClock) -> None:
+async def test_each_listener_of_a_relay_is_known_inside(autojump_clock: Clock) -> None:
     registry = MemoryRegistry()
     directory = Directory(registry)
     changes: list[int] = []
@@ -163,7 +165,7 @@ async def test_each_listener_of_a_relay_is_known_inside(autojump_clock: MockCloc
     assert directory.is_relay(("10.0.0.9", 4001))
 
 
-async def test_clusters_side_by_side_share_relays_alone(autojump_clock: MockClock) -> None:
+async def test_clusters_side_by_side_share_relays_alone(autojump_clock: Clock) -> None:
     one = MemoryRegistry(cluster=1)
     two = one.beside(2)
     seen: list[int] = []
@@ -186,7 +188,7 @@ async def test_slots_are_distinct_and_pass_over_the_living() -> None:
     assert slots == [MAX_SLOT - 1, MAX_SLOT, 2, 3]
 
 
-async def test_flows_are_found_until_their_time_is_over(autojump_clock: MockClock) -> None:
+async def test_flows_are_found_until_their_time_is_over(autojump_clock: Clock) -> None:
     registry = MemoryRegistry()
     registry.save_flow(FLOW, seconds=5.0)
     assert await registry.find_flow(PUBLIC, CLIENT) == FLOW
@@ -274,7 +276,7 @@ def test_a_short_secret_is_refused_and_not_repeated() -> None:
 # The directory.
 
 
-async def test_a_directory_sees_memory_changes_at_once(autojump_clock: MockClock) -> None:
+async def test_a_directory_sees_memory_changes_at_once(autojump_clock: Clock) -> None:
     registry = MemoryRegistry()
     directory = Directory(registry)
     async with trio.open_nursery() as nursery:
@@ -295,7 +297,7 @@ async def test_a_directory_sees_memory_changes_at_once(autojump_clock: MockClock
 
 
 async def test_a_directory_knows_all_relays_and_trusts_its_own(
-    autojump_clock: MockClock,
+    autojump_clock: Clock,
 ) -> None:
     registry = MemoryRegistry(cluster=1)
     directory = Directory(registry, cluster=1)
@@ -362,7 +364,7 @@ async def test_a_directory_logs_who_comes_and_goes() -> None:
     ]
 
 
-async def test_a_hint_makes_a_refresh_early_but_not_often(autojump_clock: MockClock) -> None:
+async def test_a_hint_makes_a_refresh_early_but_not_often(autojump_clock: Clock) -> None:
     registry = FlakyRegistry()
     directory = Directory(registry, interval_seconds=1.0)
     async with trio.open_nursery() as nursery:
@@ -382,7 +384,7 @@ async def test_a_hint_makes_a_refresh_early_but_not_often(autojump_clock: MockCl
 
 
 async def test_known_transceivers_stay_while_the_registry_is_away(
-    autojump_clock: MockClock,
+    autojump_clock: Clock,
 ) -> None:
     registry = FlakyRegistry()
     await registry.put_transceiver(transceiver(1))
@@ -398,7 +400,7 @@ async def test_known_transceivers_stay_while_the_registry_is_away(
 
 
 async def test_an_emptied_registry_takes_no_route_down_for_a_lease_time(
-    autojump_clock: MockClock,
+    autojump_clock: Clock,
 ) -> None:
     registry = FlakyRegistry()
     for slot in (1, 2):
@@ -426,8 +428,62 @@ async def test_an_emptied_registry_takes_no_route_down_for_a_lease_time(
         nursery.cancel_scope.cancel()
 
 
+async def test_who_was_seen_again_after_an_outage_is_kept_no_longer_than_ever(
+    autojump_clock: Clock,
+) -> None:
+    """A process that was cut off takes over from others as soon as those that never were."""
+    registry = FlakyRegistry()
+    directory = Directory(registry, interval_seconds=0.25, lease_seconds=3.0)
+    for slot in (1, 2):
+        await registry.put_transceiver(transceiver(slot))
+    await directory.refresh()
+    registry.away = True
+    await directory.refresh()
+    registry.away = False
+    await registry.remove_transceiver(Slot(2))
+    for kept in (True, True, False):  # only what was seen after a lease time proves a renewal
+        await directory.refresh()
+        assert directory.transceiver(Slot(1)) is not None
+        if kept:
+            await trio.sleep(LEASE_SECONDS / 2)
+    await registry.remove_transceiver(Slot(1))
+    await directory.refresh()
+    assert [record.slot for record in directory.transceivers] == [2]
+    await trio.sleep(3.0)
+    await directory.refresh()
+    assert directory.transceivers == ()
+
+
+class ForeseeingRegistry(FlakyRegistry):
+    """One that knows when leases end."""
+
+    end = 10.0
+
+    def next_end(self) -> float:
+        return self.end - trio.current_time()
+
+
+async def test_a_directory_looks_when_a_lease_ends(autojump_clock: Clock) -> None:
+    registry = ForeseeingRegistry()
+    registry.end = end = trio.current_time() + 0.7
+    directory = Directory(registry, interval_seconds=0.5)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        await trio.sleep_until(end - 0.01)
+        assert registry.asked == 2, "at once, and after its interval"
+        await trio.sleep_until(end + HINT_SECONDS)
+        assert registry.asked == 3
+        await trio.sleep(1.5 * HINT_SECONDS)
+        assert 4 <= registry.asked <= 5, "a record that is still there is soon looked for again"
+        registry.away = True
+        before = registry.asked
+        await trio.sleep(2.0)
+        assert registry.asked - before <= 5, "no end is known while the registry is away"
+        nursery.cancel_scope.cancel()
+
+
 async def test_an_answer_that_was_long_in_coming_takes_nobody_out(
-    autojump_clock: MockClock,
+    autojump_clock: Clock,
 ) -> None:
     registry = FlakyRegistry()
     await registry.put_transceiver(transceiver(1))
@@ -444,7 +500,7 @@ async def test_an_answer_that_was_long_in_coming_takes_nobody_out(
     assert directory.transceiver(Slot(1)) is None
 
 
-async def test_what_stands_at_an_address(autojump_clock: MockClock) -> None:
+async def test_what_stands_at_an_address(autojump_clock: Clock) -> None:
     registry = FlakyRegistry()
     directory = Directory(registry)
     tcp = RelayListener(transport="tcp", public=PUBLIC, internal=("10.0.0.9", 4001))
@@ -492,7 +548,7 @@ async def test_a_reused_address_belongs_to_the_newer_slot(older: int, newer: int
 # Heartbeats.
 
 
-async def test_a_heartbeat_keeps_a_record_and_takes_it_out(autojump_clock: MockClock) -> None:
+async def test_a_heartbeat_keeps_a_record_and_takes_it_out(autojump_clock: Clock) -> None:
     registry = FlakyRegistry()
     async with trio.open_nursery() as nursery:
 
@@ -516,7 +572,44 @@ async def test_a_heartbeat_keeps_a_record_and_takes_it_out(autojump_clock: MockC
     assert await registry.relays() == []
 
 
-async def test_a_heartbeat_renews_a_lease(autojump_clock: MockClock) -> None:
+async def test_who_was_taken_for_dead_looks_around_before_it_says_that_it_lives(
+    autojump_clock: Clock,
+) -> None:
+    registry = FlakyRegistry()
+    lease = Lease(now=trio.current_time())
+    there: list[bool] = []
+
+    async def look_around() -> None:
+        there.append(registry.was_renewed)
+        registry.was_renewed = False
+        if len(there) == 1:
+            raise RegistryUnavailable
+
+    lease.returning = look_around
+    async with trio.open_nursery() as nursery:
+
+        async def keep(*, task_status: trio.TaskStatus[None]) -> None:
+            await keep_transceiver(
+                registry,
+                lambda: transceiver(1),
+                interval=RENEW_SECONDS,
+                lease=lease,
+                task_status=task_status,
+            )
+
+        await nursery.start(keep)
+        registry.away = True
+        await trio.sleep(LEASE_SECONDS - 0.01)
+        assert there == []
+        registry.away, registry.was_renewed = False, False
+        lease.until = trio.current_time()
+        await trio.sleep(5.0)
+        assert there == [False, False], "again, as it could not ask; not while the lease lasts"
+        assert registry.was_renewed
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_heartbeat_renews_a_lease(autojump_clock: Clock) -> None:
     registry = FlakyRegistry()
     lease = Lease(now=trio.current_time())
     async with trio.open_nursery() as nursery:
@@ -544,14 +637,14 @@ async def test_a_heartbeat_renews_a_lease(autojump_clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_heartbeat_fails_at_the_start_only(autojump_clock: MockClock) -> None:
+async def test_a_heartbeat_fails_at_the_start_only(autojump_clock: Clock) -> None:
     registry = FlakyRegistry()
     registry.away = True
     with pytest.raises(RegistryUnavailable):
         await keep_transceiver(registry, lambda: transceiver(1))
 
 
-async def test_a_goodbye_is_bounded(autojump_clock: MockClock) -> None:
+async def test_a_goodbye_is_bounded(autojump_clock: Clock) -> None:
     class Stuck(FlakyRegistry):
         async def remove_transceiver(self, slot: Slot) -> None:
             await trio.sleep_forever()

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.abc import Clock
 
 from edge.datagram import Datagrams
 from edge.errors import Drop
 from edge.registry.protocol import FlowRecord, RelayListener, RelayRecord, Slot
 from edge.relay import HOUSEKEEPING_SECONDS
-from edge.wire import stun
+from edge.wire import stun_peek
 from edge.wire.spp import encode_path, split
 from tests.support.net import VirtualNetwork, receive, silence
 from tests.support.relay_rig import (
@@ -56,10 +56,10 @@ async def connect(client: Datagrams, outer: Rig, inner: Rig, slot: int = 1) -> N
     client.send(outer.request(token(slot, cluster=FAR)), outer.public)
     await inner.answer(slot)
     [answer] = await receive(client)
-    assert stun.peek(answer)[0] is stun.MessageClass.SUCCESS
+    assert stun_peek.peek(answer)[0] is stun_peek.MessageClass.SUCCESS
 
 
-async def test_a_call_through_two_relays(autojump_clock: MockClock, pair: tuple[Rig, Rig]) -> None:
+async def test_a_call_through_two_relays(autojump_clock: Clock, pair: tuple[Rig, Rig]) -> None:
     outer, inner = pair
     client, transceiver = outer.client(), inner.transceivers[1]
     await connect(client, outer, inner)
@@ -77,7 +77,7 @@ async def test_a_call_through_two_relays(autojump_clock: MockClock, pair: tuple[
 
 
 async def test_every_listener_of_a_relay_may_hand_on(
-    autojump_clock: MockClock, net: VirtualNetwork
+    autojump_clock: Clock, net: VirtualNetwork
 ) -> None:
     """The outer one is not the first of its relay: others send to the first, and answer this."""
     async with open_rig(net, cluster=FAR) as inner, open_rig(net, public_port=3478) as outer:
@@ -102,7 +102,7 @@ async def test_every_listener_of_a_relay_may_hand_on(
 
 
 async def test_each_relay_writes_a_record_for_its_own_cluster(
-    autojump_clock: MockClock, pair: tuple[Rig, Rig]
+    autojump_clock: Clock, pair: tuple[Rig, Rig]
 ) -> None:
     outer, inner = pair
     client = outer.client()
@@ -113,7 +113,7 @@ async def test_each_relay_writes_a_record_for_its_own_cluster(
 
 
 async def test_a_flow_given_back_is_gone_from_both(
-    autojump_clock: MockClock, pair: tuple[Rig, Rig]
+    autojump_clock: Clock, pair: tuple[Rig, Rig]
 ) -> None:
     outer, inner = pair
     client = outer.client()
@@ -127,7 +127,7 @@ async def test_a_flow_given_back_is_gone_from_both(
 
 
 async def test_a_request_alone_opens_nothing_in_either(
-    autojump_clock: MockClock, pair: tuple[Rig, Rig]
+    autojump_clock: Clock, pair: tuple[Rig, Rig]
 ) -> None:
     outer, inner = pair
     client = outer.client()
@@ -142,7 +142,7 @@ async def test_a_request_alone_opens_nothing_in_either(
 
 
 async def test_nothing_goes_on_to_a_third_relay(
-    autojump_clock: MockClock, net: VirtualNetwork, pair: tuple[Rig, Rig]
+    autojump_clock: Clock, net: VirtualNetwork, pair: tuple[Rig, Rig]
 ) -> None:
     outer, inner = pair
     third = net.socket(("127.0.0.1", 0))
@@ -164,7 +164,7 @@ async def test_nothing_goes_on_to_a_third_relay(
 
 
 async def test_a_relay_may_not_speak_for_another(
-    autojump_clock: MockClock, net: VirtualNetwork, pair: tuple[Rig, Rig]
+    autojump_clock: Clock, net: VirtualNetwork, pair: tuple[Rig, Rig]
 ) -> None:
     outer, inner = pair
     client = outer.client()
@@ -187,7 +187,7 @@ async def test_a_relay_may_not_speak_for_another(
 
 
 async def test_an_outer_relay_that_restarts_goes_on(
-    autojump_clock: MockClock, net: VirtualNetwork
+    autojump_clock: Clock, net: VirtualNetwork
 ) -> None:
     registry = WatchedRegistry()
     client = net.socket(("127.0.0.1", 0))
@@ -205,7 +205,7 @@ async def test_an_outer_relay_that_restarts_goes_on(
 
 
 async def test_the_clients_of_a_lost_inner_relay_move_to_the_next(
-    autojump_clock: MockClock, net: VirtualNetwork
+    autojump_clock: Clock, net: VirtualNetwork
 ) -> None:
     shared = WatchedRegistry()
     async with (
@@ -238,7 +238,7 @@ async def test_the_clients_of_a_lost_inner_relay_move_to_the_next(
 
 
 async def test_flows_wait_for_a_cluster_whose_relays_are_all_gone(
-    autojump_clock: MockClock, pair: tuple[Rig, Rig]
+    autojump_clock: Clock, pair: tuple[Rig, Rig]
 ) -> None:
     outer, inner = pair
     client = outer.client()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import trio
-from trio.testing import MockClock
+from trio.abc import Clock
 
 from edge.errors import Drop
 from edge.lookup import MAX_DATAGRAMS, Outcome
@@ -24,7 +24,7 @@ def numbered(count: int) -> list[bytes]:
 
 
 async def test_waiting_datagrams_go_on_in_order_after_one_look_up(
-    autojump_clock: MockClock, rig: Rig
+    autojump_clock: Clock, rig: Rig
 ) -> None:
     client = rig.client()
     record(rig, client, 1)
@@ -37,9 +37,7 @@ async def test_waiting_datagrams_go_on_in_order_after_one_look_up(
     assert rig.drops() == {}
 
 
-async def test_of_too_many_waiting_datagrams_the_oldest_go(
-    autojump_clock: MockClock, rig: Rig
-) -> None:
+async def test_of_too_many_waiting_datagrams_the_oldest_go(autojump_clock: Clock, rig: Rig) -> None:
     client = rig.client()
     record(rig, client, 1)
     rig.registry.seconds = 0.1
@@ -50,16 +48,14 @@ async def test_of_too_many_waiting_datagrams_the_oldest_go(
     assert rig.drops() == {Drop.QUEUE_FULL: 3}
 
 
-async def test_a_transceivers_media_finds_its_flow_again(
-    autojump_clock: MockClock, rig: Rig
-) -> None:
+async def test_a_transceivers_media_finds_its_flow_again(autojump_clock: Clock, rig: Rig) -> None:
     client = rig.client()
     record(rig, client, 1)
     rig.to_client(1, client.address, RTP)
     assert await receive(client) == [RTP]
 
 
-async def test_a_record_serves_its_own_slot_only(autojump_clock: MockClock, rig: Rig) -> None:
+async def test_a_record_serves_its_own_slot_only(autojump_clock: Clock, rig: Rig) -> None:
     client = rig.client()
     record(rig, client, 1)
     rig.to_client(2, client.address, RTP)
@@ -67,9 +63,7 @@ async def test_a_record_serves_its_own_slot_only(autojump_clock: MockClock, rig:
     assert rig.drops() == {Drop.NOT_OWNER: 1}
 
 
-async def test_a_record_of_a_dead_slot_leads_to_its_heir(
-    autojump_clock: MockClock, rig: Rig
-) -> None:
+async def test_a_record_of_a_dead_slot_leads_to_its_heir(autojump_clock: Clock, rig: Rig) -> None:
     clients = [rig.client() for _ in range(16)]
     heirs = set()
     for client in clients:
@@ -85,7 +79,7 @@ async def test_a_record_of_a_dead_slot_leads_to_its_heir(
 
 
 async def test_a_client_that_is_not_known_is_looked_up_once_in_a_while(
-    autojump_clock: MockClock, rig: Rig
+    autojump_clock: Clock, rig: Rig
 ) -> None:
     client = rig.client()
     for _ in range(10):
@@ -101,7 +95,7 @@ async def test_a_client_that_is_not_known_is_looked_up_once_in_a_while(
 
 
 async def test_a_client_whose_transceiver_comes_back_soon_is_looked_up_soon(
-    autojump_clock: MockClock, rig: Rig
+    autojump_clock: Clock, rig: Rig
 ) -> None:
     client = rig.client()
     for slot in (1, 2):
@@ -114,7 +108,7 @@ async def test_a_client_whose_transceiver_comes_back_soon_is_looked_up_soon(
     await receive(transceiver, within=0.1)
 
 
-async def test_look_ups_are_limited(autojump_clock: MockClock, net: VirtualNetwork) -> None:
+async def test_look_ups_are_limited(autojump_clock: Clock, net: VirtualNetwork) -> None:
     async with open_rig(net, lookups_per_second=10.0) as rig:
         for number in range(200):
             net.transmit(RTP, ("198.51.100.1", number + 1), rig.public)
@@ -128,7 +122,7 @@ async def test_look_ups_are_limited(autojump_clock: MockClock, net: VirtualNetwo
         assert 15 <= len(rig.registry.asked) <= 17
 
 
-async def test_waiting_clients_are_limited(autojump_clock: MockClock, net: VirtualNetwork) -> None:
+async def test_waiting_clients_are_limited(autojump_clock: Clock, net: VirtualNetwork) -> None:
     async with open_rig(net, lookups_per_second=1e6) as rig:
         rig.registry.seconds = 30.0  # hangs
         for number in range(700):
@@ -143,7 +137,7 @@ async def test_waiting_clients_are_limited(autojump_clock: MockClock, net: Virtu
         assert rig.drops()[Drop.UNKNOWN_FLOW] == 512
 
 
-async def test_without_a_registry_the_next_check_heals(autojump_clock: MockClock, rig: Rig) -> None:
+async def test_without_a_registry_the_next_check_heals(autojump_clock: Clock, rig: Rig) -> None:
     client = rig.client()
     rig.registry.down = True
     client.send(RTP, rig.public)
@@ -154,7 +148,7 @@ async def test_without_a_registry_the_next_check_heals(autojump_clock: MockClock
     assert split((await receive(rig.transceivers[1]))[0])[1] == RTP
 
 
-async def test_a_restarted_relay_goes_on(autojump_clock: MockClock, net: VirtualNetwork) -> None:
+async def test_a_restarted_relay_goes_on(autojump_clock: Clock, net: VirtualNetwork) -> None:
     registry = WatchedRegistry()
     async with open_rig(net, registry=registry, public_port=3478) as rig:
         client = rig.client()

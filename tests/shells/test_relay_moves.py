@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.abc import Clock
 
 from edge.datagram import Datagrams
 from edge.errors import Drop
 from edge.forwarder.protocol import Raised
 from edge.registry.protocol import MAX_SLOT, RelayRecord
 from edge.rendezvous import weigh
-from edge.wire import stun
+from edge.wire import stun, stun_peek
 from edge.wire.spp import Path, encode_give, encode_path
 from tests.shells.test_relay_global import FAR, connect, introduce
 from tests.support.net import VirtualNetwork, receive, silence
@@ -66,7 +66,7 @@ async def give(rig: Rig, client: Datagrams, giver: int, slot: int) -> None:
 
 
 async def test_flows_of_a_transceiver_that_is_gone_go_to_heirs_at_once(
-    autojump_clock: MockClock, rig: Rig, third: Datagrams
+    autojump_clock: Clock, rig: Rig, third: Datagrams
 ) -> None:
     clients = [rig.client() for _ in range(16)]
     for client in clients:
@@ -79,9 +79,7 @@ async def test_flows_of_a_transceiver_that_is_gone_go_to_heirs_at_once(
     assert rig.relay.statistics().flows == len(clients)
 
 
-async def test_who_drains_inherits_last(
-    autojump_clock: MockClock, rig: Rig, third: Datagrams
-) -> None:
+async def test_who_drains_inherits_last(autojump_clock: Clock, rig: Rig, third: Datagrams) -> None:
     clients = [rig.client() for _ in range(8)]
     for client in clients:
         await rig.connect(client, 1)
@@ -93,7 +91,7 @@ async def test_who_drains_inherits_last(
 
 
 async def test_a_challenger_inherits_first(
-    autojump_clock: MockClock, rig: Rig, third: Datagrams
+    autojump_clock: Clock, rig: Rig, third: Datagrams
 ) -> None:
     client = rig.client()
     challenger = next(slot for slot in (2, 3) if slot != heir_of(rig, client, 2, 3))
@@ -103,7 +101,7 @@ async def test_a_challenger_inherits_first(
     assert await heard(rig, client) == {challenger}
 
 
-async def test_flows_wait_for_a_transceiver_that_comes(autojump_clock: MockClock, rig: Rig) -> None:
+async def test_flows_wait_for_a_transceiver_that_comes(autojump_clock: Clock, rig: Rig) -> None:
     client = rig.client()
     await rig.connect(client, 1)
     for slot in (2, 1):
@@ -115,7 +113,7 @@ async def test_flows_wait_for_a_transceiver_that_comes(autojump_clock: MockClock
     assert await heard(rig, client) == {3}
 
 
-async def test_flows_do_not_wait_for_ever(autojump_clock: MockClock, rig: Rig) -> None:
+async def test_flows_do_not_wait_for_ever(autojump_clock: Clock, rig: Rig) -> None:
     await rig.connect(rig.client(), 1)
     for slot in (2, 1):
         rig.fleet.remove(slot)
@@ -124,7 +122,7 @@ async def test_flows_do_not_wait_for_ever(autojump_clock: MockClock, rig: Rig) -
 
 
 async def test_a_successor_at_a_dead_slots_address_inherits_as_itself(
-    autojump_clock: MockClock, rig: Rig
+    autojump_clock: Clock, rig: Rig
 ) -> None:
     """What reaches it is what the relay gives to its own slot: the calls of a restarted one."""
     client, successor = rig.client(), rig.transceivers[1]
@@ -140,9 +138,7 @@ async def test_a_successor_at_a_dead_slots_address_inherits_as_itself(
     assert await receive(successor) == [path_of(rig, client) + RTP]
 
 
-async def test_a_stopped_owner_that_goes_on_reaches_nobody(
-    autojump_clock: MockClock, rig: Rig
-) -> None:
+async def test_a_stopped_owner_that_goes_on_reaches_nobody(autojump_clock: Clock, rig: Rig) -> None:
     client = rig.client()
     await rig.connect(client, 1)
     client.send(rig.request(token(1)), rig.public)
@@ -158,7 +154,7 @@ async def test_a_stopped_owner_that_goes_on_reaches_nobody(
 
 
 async def test_a_check_that_comes_before_the_walk_finds_the_heir(
-    autojump_clock: MockClock, rig: Rig, third: Datagrams
+    autojump_clock: Clock, rig: Rig, third: Datagrams
 ) -> None:
     """Who asked is noted for the heir that has the flow, so that its answer counts."""
     client = rig.client()
@@ -173,7 +169,7 @@ async def test_a_check_that_comes_before_the_walk_finds_the_heir(
 
 
 async def test_what_was_raised_before_its_sender_went_counts_no_more(
-    autojump_clock: MockClock, rig: Rig
+    autojump_clock: Clock, rig: Rig
 ) -> None:
     client, transaction = rig.client(), rig.transaction()
     client.send(rig.request(token(1), transaction), rig.public)
@@ -189,7 +185,7 @@ async def test_what_was_raised_before_its_sender_went_counts_no_more(
 
 
 async def test_a_check_for_a_slot_that_is_gone_goes_to_the_flows_owner(
-    autojump_clock: MockClock, rig: Rig, third: Datagrams
+    autojump_clock: Clock, rig: Rig, third: Datagrams
 ) -> None:
     for slot in (2, 3):
         client = rig.client()
@@ -200,7 +196,7 @@ async def test_a_check_for_a_slot_that_is_gone_goes_to_the_flows_owner(
 
 
 async def test_a_check_for_a_slot_that_is_gone_goes_to_the_paths_heir(
-    autojump_clock: MockClock, rig: Rig
+    autojump_clock: Clock, rig: Rig
 ) -> None:
     for _ in range(8):
         client = rig.client()
@@ -209,7 +205,7 @@ async def test_a_check_for_a_slot_that_is_gone_goes_to_the_paths_heir(
 
 
 async def test_who_answers_for_an_heir_gets_the_flow(
-    autojump_clock: MockClock, rig: Rig, third: Datagrams
+    autojump_clock: Clock, rig: Rig, third: Datagrams
 ) -> None:
     client = rig.client()
     await rig.connect(client, 1)
@@ -219,7 +215,7 @@ async def test_who_answers_for_an_heir_gets_the_flow(
     assert await heard(rig, client) == {heir}
     client.send(rig.request(token(1)), rig.public)
     await rig.answer(heir, by=owner)
-    assert stun.peek((await receive(client))[0])[0] is stun.MessageClass.SUCCESS
+    assert stun_peek.peek((await receive(client))[0])[0] is stun_peek.MessageClass.SUCCESS
     assert await heard(rig, client) == {owner}
     assert saved(rig) == [1, owner]
     assert await refused(rig, client, heir)
@@ -227,7 +223,7 @@ async def test_who_answers_for_an_heir_gets_the_flow(
     await rig.answer(owner)
 
 
-async def test_a_new_flow_begins_with_who_answers(autojump_clock: MockClock, rig: Rig) -> None:
+async def test_a_new_flow_begins_with_who_answers(autojump_clock: Clock, rig: Rig) -> None:
     client = rig.client()
     client.send(rig.request(token(1)), rig.public)
     await rig.answer(1, by=2)
@@ -238,7 +234,7 @@ async def test_a_new_flow_begins_with_who_answers(autojump_clock: MockClock, rig
 
 
 async def test_a_check_of_a_caller_who_was_moved_takes_no_call_of_his_former_transceiver(
-    autojump_clock: MockClock, net: VirtualNetwork, rig: Rig
+    autojump_clock: Clock, net: VirtualNetwork, rig: Rig
 ) -> None:
     """His own session went from 1 to 2; he forges the address of a client that 1 still serves."""
     victim = rig.client()
@@ -259,9 +255,7 @@ async def test_a_check_of_a_caller_who_was_moved_takes_no_call_of_his_former_tra
 # What is given.
 
 
-async def test_an_owner_gives_its_flow(
-    autojump_clock: MockClock, rig: Rig, third: Datagrams
-) -> None:
+async def test_an_owner_gives_its_flow(autojump_clock: Clock, rig: Rig, third: Datagrams) -> None:
     client = rig.client()
     await rig.connect(client, 1)
     await give(rig, client, 1, 3)
@@ -273,7 +267,7 @@ async def test_an_owner_gives_its_flow(
 
 
 async def test_nobody_gives_what_is_not_his(
-    autojump_clock: MockClock, rig: Rig, third: Datagrams
+    autojump_clock: Clock, rig: Rig, third: Datagrams
 ) -> None:
     client, stranger = rig.client(), rig.client()
     await rig.connect(client, 1)
@@ -287,7 +281,7 @@ async def test_nobody_gives_what_is_not_his(
 
 @pytest.mark.parametrize("slot", [4, MAX_SLOT])
 async def test_nothing_is_given_to_who_is_not_there(
-    autojump_clock: MockClock, rig: Rig, slot: int
+    autojump_clock: Clock, rig: Rig, slot: int
 ) -> None:
     client = rig.client()
     await rig.connect(client, 1)
@@ -298,7 +292,7 @@ async def test_nothing_is_given_to_who_is_not_there(
 
 
 async def test_a_challenger_gives_its_place(
-    autojump_clock: MockClock, rig: Rig, third: Datagrams
+    autojump_clock: Clock, rig: Rig, third: Datagrams
 ) -> None:
     client = rig.client()
     await rig.connect(client, 1)
@@ -309,7 +303,7 @@ async def test_a_challenger_gives_its_place(
 
 
 async def test_a_relay_that_was_restarted_looks_up_what_is_given(
-    autojump_clock: MockClock, rig: Rig
+    autojump_clock: Clock, rig: Rig
 ) -> None:
     client = rig.client()
     record(rig, client, 1)
@@ -323,7 +317,7 @@ async def test_a_relay_that_was_restarted_looks_up_what_is_given(
 
 
 async def test_a_flow_of_another_clusters_client_is_given(
-    autojump_clock: MockClock, net: VirtualNetwork
+    autojump_clock: Clock, net: VirtualNetwork
 ) -> None:
     """Its relay hears nothing of it, and may not do so itself."""
     async with (
@@ -347,9 +341,7 @@ async def test_a_flow_of_another_clusters_client_is_given(
         assert await receive(inner.transceivers[1]) == [path + RTP]
 
 
-async def test_a_relay_of_another_cluster_gives_nothing(
-    autojump_clock: MockClock, rig: Rig
-) -> None:
+async def test_a_relay_of_another_cluster_gives_nothing(autojump_clock: Clock, rig: Rig) -> None:
     """Not even what leads to itself: its own transceivers are no slots of ours."""
     client, peer = rig.client(), rig.client()
     rig.fleet.add_relay(

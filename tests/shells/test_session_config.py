@@ -23,7 +23,7 @@ from tests.support.net import open_network
 from tests.support.realtime_rig import check_client_event
 from tests.test_dialect import Ear, event
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 PCM = AudioFormat("pcm16", 24_000)
 CONFIG: dict[str, Any] = {
     "type": "realtime",

@@ -18,7 +18,7 @@ from edge.http.sideband import (
     _Sideband,
 )
 
-Clock = trio.testing.MockClock
+Clock = trio.abc.Clock
 
 
 class Client:

@@ -24,12 +24,14 @@ from edge.registry.directory import Directory, keep_relay, keep_transceiver
 from edge.registry.lease import LEASE_SECONDS, Lease
 from edge.registry.memory import MemoryRegistry
 from edge.registry.protocol import Registry, RelayRecord, TransceiverRecord
+from edge.registry.sessions import Claim
 from edge.relay import Relay
 from edge.routing import FlowTable
 from edge.token import TokenKey, TokenSealer
 from edge.transceiver.answers import OpenedCall
 from edge.transceiver.checkpoint import CheckpointKeys
 from edge.transceiver.environment import Environment
+from edge.transceiver.mark import MARK
 from edge.transceiver.mobility import Fleet
 from edge.transceiver.service import Transceiver
 from edge.webrtc.certificate import DtlsCertificate
@@ -124,6 +126,7 @@ class Phone:
         self.call: OpenedCall | None = None
         self._audio = audio
         self._direction = direction
+        self._changed = trio.Event()
 
     async def dial(self, transceiver: Transceiver) -> None:
         """Offer, take the answer, and send the first check."""
@@ -147,11 +150,12 @@ class Phone:
         goal = self.caller.journal.received + count
         with trio.fail_after(within):
             while self.caller.journal.received < goal:
-                await trio.sleep(0.01)
+                await self._changed.wait()
 
     def say(self, message: str | bytes) -> None:
         """Send a message on the channel."""
         self._send(self.caller.send_message(message, now=trio.current_time()))
+        self._wake()
 
     async def told(self, count: int, *, within: float = 5.0) -> list[str | bytes]:
         """Wait until this many messages have come on the channel in all, or fail."""
@@ -159,7 +163,7 @@ class Phone:
         assert channel is not None
         with trio.fail_after(within):
             while len(channel.received) < count:
-                await trio.sleep(0.01)
+                await self._changed.wait()
         return list(channel.received)
 
     def hang_up(self) -> None:
@@ -175,12 +179,19 @@ class Phone:
         while True:
             for datagram, _ in await self.socket.receive_batch():
                 self._send(self.caller.receive(datagram, now=trio.current_time()))
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def _tick(self) -> None:
         while not self.caller.closed:
             self._send(self.caller.tick(now=trio.current_time()))
-            deadline = self.caller.deadline
-            await trio.sleep(0.005 if deadline == inf else max(deadline - trio.current_time(), 0))
+            if self.caller.deadline == inf:
+                await self._changed.wait()
+            else:
+                await trio.sleep_until(self.caller.deadline)
 
 
 @asynccontextmanager
@@ -205,6 +216,8 @@ async def open_edge(
     directory = Directory(registry)
     sealer = TokenSealer(TokenKey.derive(SECRET))
     slots = [await registry.claim_slot() for _ in range(transceivers)]
+    for epoch in (1, 2):
+        await registry.sessions.claim(Claim(session=MARK, owner=slots[0], epoch=epoch))
     public, internal = network.packets((HOST, 0)), network.packets((HOST, 0))
     sockets = [network.socket((HOST, 0)) for _ in slots]
     forwarder = PureForwarder(

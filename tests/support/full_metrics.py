@@ -97,6 +97,7 @@ def full_metrics() -> Metrics:
     registry = MemoryRegistry()
     metrics = Metrics(version="1.2.3")
     metrics.add_relay(relay_statistics)
+    metrics.add_restarts(1)
     metrics.add_tcp(lambda: TcpStatistics(connections=9, strangers=4, accepted=31))
     metrics.add_gate(lambda: GateStatistics(closed=True, closings=2, filters=14))
     metrics.add_transceiver(Sessions())

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -57,6 +58,8 @@ class Owned:
     claim: Claim
     writer: CheckpointWriter
     next_index: int
+    heir: Node
+    """Who it is left to when it is handed over."""
     heard: float
     """When the client's last check came."""
     written: int | None = None
@@ -258,21 +261,25 @@ class World:
 
         async def work() -> Step:
             held = await self._book.owner_of(session)
-            first = Claim(session=session, owner=node.slot, epoch=1)
-            wanted = first if held is None else held.next_of(node.slot)
-            return self._unless_stopped(node, lambda: self._claim(node, wanted))
+            return self._unless_stopped(node, lambda: self._answer(node, session, held))
 
         self._ask(node, work, self._unless_stopped(node, lambda: node.busy.discard(session)))
 
+    def _answer(self, node: Node, session: str, held: Claim | None) -> None:
+        if held is None:
+            self._claim(node, Claim(session=session, owner=node.slot, epoch=1))
+        else:
+            self._inherit(node, held)
+
     def _claim(self, node: Node, wanted: Claim) -> None:
+        """Open a session."""
         at = self._now
 
         def done(held: Claim | None) -> None:
+            node.busy.discard(wanted.session)
             if held == wanted and node.fence.hold(wanted, asked=at, now=self._now):
                 self._note_holder(node, wanted)
-                self._load(node, wanted)
-            else:
-                node.busy.discard(wanted.session)
+                self._go_on(node, wanted, None)
 
         async def work() -> Step:
             held = await self._book.claim(wanted)
@@ -280,23 +287,31 @@ class World:
 
         self._ask(node, work, self._unless_stopped(node, lambda: self._claim(node, wanted)))
 
-    def _load(self, node: Node, claim: Claim) -> None:
-        def done(stored: StoredCheckpoint | None) -> None:
-            node.busy.discard(claim.session)
-            if (stored is None and claim.epoch > 1) or self._is_too_old(stored):
-                self.happened["too old"] += stored is not None
-                node.fence.release(claim.session)
-                self._bury(claim.session)
+    def _inherit(self, node: Node, former: Claim) -> None:
+        at, wanted = self._now, former.next_of(node.slot)
+
+        def done(held: Claim | None, stored: StoredCheckpoint | None) -> None:
+            node.busy.discard(wanted.session)
+            if held != wanted or not node.fence.hold(wanted, asked=at, now=self._now):
                 return
-            self.happened["taken over" if stored else "opened"] += 1
-            owned = node.owned[claim.session] = self._restore(claim, stored)
-            self._routes[claim.session] = owned
+            self._note_holder(node, wanted)
+            if stored is None or self._is_too_old(stored):
+                self.happened["too old"] += stored is not None
+                node.fence.release(wanted.session)
+                self._bury(wanted.session)
+            else:
+                self._go_on(node, wanted, stored)
 
         async def work() -> Step:
-            stored = await self._book.load(claim)
-            return self._unless_stopped(node, lambda: done(stored))
+            held, stored = await self._book.inherit(wanted, former.owner)
+            return self._unless_stopped(node, lambda: done(held, stored))
 
-        self._ask(node, work, self._unless_stopped(node, lambda: self._load(node, claim)))
+        self._ask(node, work, self._unless_stopped(node, lambda: self._inherit(node, former)))
+
+    def _go_on(self, node: Node, claim: Claim, stored: StoredCheckpoint | None) -> None:
+        self.happened["taken over" if stored else "opened"] += 1
+        owned = node.owned[claim.session] = self._restore(node, claim, stored)
+        self._routes[claim.session] = owned
 
     def _bury(self, session: str) -> None:
         """Its owner was lost before the first checkpoint; another session begins."""
@@ -305,22 +320,20 @@ class World:
             self._begun += 1
             self.happened["buried"] += 1
 
-    def _is_too_old(self, stored: StoredCheckpoint | None) -> bool:
-        if stored is None:
-            return False
+    def _is_too_old(self, stored: StoredCheckpoint) -> bool:
         *_, written = msgspec.json.decode(stored.sealed, type=tuple[int, bool, float])
         return self._now - written >= MAX_AGE
 
-    def _restore(self, claim: Claim, stored: StoredCheckpoint | None) -> Owned:
+    def _restore(self, node: Node, claim: Claim, stored: StoredCheckpoint | None) -> Owned:
         if stored is None:
             writer = CheckpointWriter(now=self._now)
             writer.change(now=self._now)
-            return Owned(claim, writer, 0, heard=self._now)
+            return Owned(claim, writer, 0, node, heard=self._now)
         index, exact, _ = msgspec.json.decode(stored.sealed, type=tuple[int, bool, float])
         start = Reserve(rtp=index).plus(NO_RESERVE if exact else HEIR_SKIPS)
         self.happened["taken over exactly"] += exact
         writer = CheckpointWriter.for_heir(start, now=self._now)
-        return Owned(claim, writer, start.rtp, heard=self._now)
+        return Owned(claim, writer, start.rtp, node, heard=self._now)
 
     def _write(self, node: Node, owned: Owned) -> None:
         if not owned.writer.look(owned.used, now=self._now):
@@ -331,7 +344,8 @@ class World:
             self._store(node, owned, owned.writer.begin(owned.used, now=self._now))
 
     def _freeze(self, node: Node, owned: Owned) -> None:
-        owned.frozen = True
+        if not owned.frozen:
+            owned.frozen, owned.heir = True, self._random.choice(self._nodes)
         self._store(node, owned, owned.writer.freeze(owned.used, now=self._now))
 
     def _store(self, node: Node, owned: Owned, serial: int) -> None:
@@ -347,14 +361,36 @@ class World:
                 self._end(node, claim.session, "fenced by a store")
 
         async def work() -> Step:
-            outcome = await self._book.store(claim, serial, sealed)
-            if outcome is StoreOutcome.STORED:
-                held = await self._book.owner_of(claim.session)
-                assert held == claim, "a zombie has stored"
+            if owned.frozen:
+                outcome = await self._hand_over(owned, serial, sealed)
+            else:
+                outcome = await self._book.store(claim, serial, sealed)
+                if outcome is StoreOutcome.STORED:
+                    held = await self._book.owner_of(claim.session)
+                    assert held == claim, "a zombie has stored"
             self.happened[outcome.value] += 1
             return self._unless_stopped(node, lambda: done(Answer.of(outcome), outcome))
 
         self._ask(node, work, self._unless_stopped(node, lambda: done(Answer.UNKNOWN)))
+
+    async def _hand_over(self, owned: Owned, serial: int, sealed: bytes) -> StoreOutcome:
+        """Hand over to an heir; a word of it may reach him, at once or late, or somebody else."""
+        claim, heir = owned.claim, owned.heir
+        outcome = await self._book.hand_over(claim, serial, sealed, heir.slot)
+        if outcome is StoreOutcome.STORED:
+            held = await self._book.owner_of(claim.session)
+            assert held == claim.next_of(heir.slot), "a zombie has handed over"
+            for node in (heir, self._random.choice(self._nodes)):
+                self._late.append(partial(self._take_up, node, claim.next_of(node.slot)))
+        return outcome
+
+    def _take_up(self, node: Node, left: Claim) -> None:
+        """Believe that a session was left to us."""
+        if self._is_stopped(node) or left.session in {*node.owned, *node.busy}:
+            return
+        self.happened["left"] += 1
+        node.busy.add(left.session)
+        self._inherit(node, left)
 
     def _end(self, node: Node, session: str, why: str) -> None:
         node.owned.pop(session, None)

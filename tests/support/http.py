@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from edge.config import HttpConfig
 from edge.errors import RemoteProtocolError
 from edge.geo import GeoSettings, Place
-from edge.http.listen import HttpListener, make_listeners
+from edge.http.listen import HttpListener, bind_http, make_listeners
 from edge.http.owners import Owners
 from edge.http.problem import Cause
 from edge.http.secrets import SecretSealer
@@ -185,7 +185,7 @@ async def serve(
     """Run a server on loopback; on leaving, it stops and must be gone within the grace time."""
     service = FakeService()
     server = HttpServer(make_app(service, http, fleet=fleet), http=http)
-    (listener,) = await make_listeners(http)
+    (listener,) = make_listeners(http, bind_http(http))
     stop = trio.Event()
     before = trio.lowlevel.current_statistics().tasks_living
     async with trio.open_nursery() as nursery:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from edge.address import parse_address
-from edge.app.listeners import plan_listeners
+from edge.app.sockets import plan_listeners
 from edge.cli import CANCEL_SECONDS, DRAIN_GRACE_SECONDS
 from edge.config import Config
 from edge.config_load import load_config

@@ -1,4 +1,4 @@
-"""A virtual UDP network on Trio's clock, and its twin on loopback.
+"""A virtual UDP network on a virtual clock, and its twin on loopback.
 
 A datagram's fate is a function of (seed, flow, index in the flow) and of nothing else, so the
 random order in which Trio runs ready tasks changes no outcome.
@@ -24,6 +24,7 @@ from edge.datagram import Datagrams, DatagramSocket, DatagramStatistics, bind_ud
 from edge.errors import Drop
 from edge.mmsg import BATCH, PACKET_BYTES, Endpoint, to_address, to_endpoint
 from edge.packets import KernelPacketSocket, PacketSocket, Waits
+from tests.support.clock import VirtualClock
 
 QUEUE: Final = 1024
 """Datagrams a virtual socket holds unread."""
@@ -95,7 +96,6 @@ class VirtualNetwork:
         self._latest: dict[tuple[Address, Address], float] = {}
         self._order = itertools.count()
         self._in_flight: list[tuple[float, int, bytes, Address, Address]] = []
-        self._until_due = trio.CancelScope()
 
     def socket(self, address: Address) -> VirtualSocket:
         return VirtualSocket(self, self._bound(address))
@@ -107,15 +107,16 @@ class VirtualNetwork:
         """Set the conditions of one direction between two addresses."""
         self._links[source, destination] = link
 
-    async def run(self) -> None:
-        """Deliver what is sent, forever."""
-        while True:
-            due = self._in_flight[0][0] if self._in_flight else math.inf
-            if due <= trio.current_time():
-                self._deliver()
-                continue
-            with trio.CancelScope(deadline=due) as self._until_due:
-                await trio.sleep_forever()
+    @property
+    def due(self) -> float:
+        """When the next datagram arrives."""
+        return self._in_flight[0][0] if self._in_flight else math.inf
+
+    def happen(self) -> None:
+        """Deliver what arrives now."""
+        now = trio.current_time()
+        while self._in_flight and self._in_flight[0][0] <= now:
+            self._deliver()
 
     def _bound(self, address: Address) -> Address:
         address = (address[0], address[1] or next(self._ports))
@@ -143,8 +144,6 @@ class VirtualNetwork:
     def _carry(self, due: float, data: bytes, flow: tuple[Address, Address]) -> None:
         """Let a datagram arrive at this time on Trio's clock."""
         heapq.heappush(self._in_flight, (due, next(self._order), data, *flow))
-        if due < self._until_due.deadline:
-            self._until_due.deadline = due
 
     def _deliver(self) -> None:
         _, _, data, source, destination = heapq.heappop(self._in_flight)
@@ -287,12 +286,14 @@ async def open_network(
 ) -> AsyncIterator[VirtualNetwork]:
     """Run a virtual network; its sockets are closed at the end."""
     network = network or VirtualNetwork(seed=seed, link=link)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(network.run)
-        yield network
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, VirtualClock), "a virtual network needs autojump_clock"
+    try:
+        with clock.carrying(network):
+            yield network
+    finally:
         for sock in list(network._sockets.values()):
             sock.close()
-        nursery.cancel_scope.cancel()
 
 
 class LoopbackNetwork:

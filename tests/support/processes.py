@@ -200,6 +200,17 @@ class Edge:
         """The process id."""
         return self.child.pid
 
+    @property
+    def worker(self) -> int:
+        """The pid of who does the work: of a supervised relay its child."""
+        return next(iter(children(self.pid)), self.pid)
+
+
+def children(pid: int) -> list[int]:
+    """The pids of a process's children."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
 
 @asynccontextmanager
 async def edge(

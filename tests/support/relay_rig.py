@@ -23,7 +23,7 @@ from edge.registry.protocol import (
 from edge.relay import Relay
 from edge.routing import FlowTable
 from edge.token import TokenKey, TokenSealer
-from edge.wire import stun
+from edge.wire import stun, stun_peek
 from edge.wire.spp import encode_path, split
 from tests.support.net import Network, receive
 
@@ -147,7 +147,7 @@ class Rig:
     async def answer(self, slot: int, *, by: int = 0) -> None:
         """Let a transceiver answer one request with success, or another that it is passed to."""
         path, payload = split((await receive(self.transceivers[slot]))[0])
-        _, transaction = stun.peek(payload)
+        _, transaction = stun_peek.peek(payload)
         success = stun.encode_success(transaction, ("192.0.2.1", 1), password="of the server")
         self.transceivers[by or slot].send_framed(path, success, self.internal)
 
@@ -156,7 +156,7 @@ class Rig:
         client.send(self.request(token(slot)), self.public)
         await self.answer(slot)
         [answer] = await receive(client)
-        assert stun.peek(answer)[0] is stun.MessageClass.SUCCESS
+        assert stun_peek.peek(answer)[0] is stun_peek.MessageClass.SUCCESS
 
     def to_client(self, slot: int, client: Address, payload: bytes) -> None:
         path = encode_path(client, self.public)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import trio
+
 from edge.registry.memory import MemoryRegistry
 from edge.registry.protocol import RegistryUnavailable, Slot, TransceiverRecord
-from edge.registry.sessions import Claim, Lead, SessionBook, StoredCheckpoint, StoreOutcome
+from edge.registry.sessions import Claim, Inheritance, Lead, SessionBook, StoreOutcome
 
 Happens = Callable[[], Awaitable[None]]
 
@@ -19,6 +22,9 @@ class Severed:
         self.cut = False
         self.closed = False
         """Claims and checkpoints alone do not come through, as if that were so for everybody."""
+        self.seconds = 0.0
+        """How long an answer takes."""
+        self.asked: Counter[str] = Counter()
         self.before: dict[str, Happens] = {}
         """What happens, once, on the way to a method of this name."""
         self.after: dict[str, Happens] = {}
@@ -52,9 +58,13 @@ class Severed:
         async with self._way("store"):
             return await self._book.store(claim, serial, sealed)
 
-    async def load(self, claim: Claim) -> StoredCheckpoint | None:
-        async with self._way("load"):
-            return await self._book.load(claim)
+    async def hand_over(self, claim: Claim, serial: int, sealed: bytes, heir: Slot) -> StoreOutcome:
+        async with self._way("hand_over"):
+            return await self._book.hand_over(claim, serial, sealed, heir)
+
+    async def inherit(self, wanted: Claim, former: Slot) -> Inheritance:
+        async with self._way("inherit"):
+            return await self._book.inherit(wanted, former)
 
     async def forget(self, claim: Claim) -> None:
         async with self._way("forget"):
@@ -70,12 +80,15 @@ class Severed:
 
     @asynccontextmanager
     async def _way(self, name: str) -> AsyncIterator[None]:
+        self.asked[name] += 1
         if name in self.before:
             await self.before.pop(name)()
         self._check()
         if self.closed:
             raise RegistryUnavailable
+        await trio.sleep(self.seconds / 2)
         yield
+        await trio.sleep(self.seconds / 2)
         if name in self.after:
             await self.after.pop(name)()
 

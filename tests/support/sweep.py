@@ -11,7 +11,8 @@ from typing import Final
 
 import trio
 import trio.abc
-import trio.testing
+
+from tests.support.clock import VirtualClock
 
 SWEEP_ALL: Final = os.environ.get("EDGE_SWEEP") == "all"
 
@@ -72,7 +73,7 @@ def sweep(
 
 
 def _run(scenario: Scenario, cut: Cut, *, real: bool) -> None:
-    clock = None if real else trio.testing.MockClock(autojump_threshold=0)
+    clock = None if real else VirtualClock()
     trio.run(scenario, cut, clock=clock, instruments=[cut])
 
 

@@ -13,7 +13,7 @@ from edge.webrtc.media import Media
 from edge.webrtc.peer import Peer
 from edge.webrtc.sped import Sped
 from edge.webrtc.streams import SendStream
-from edge.wire import stun
+from edge.wire import stun, stun_peek
 from edge.wire.sdp import decode_offer, encode_answer, negotiate
 from tests.webrtc.peer_call import CERTIFICATES, NTP_OFFSET, RELAY, Call
 
@@ -69,7 +69,7 @@ class SpedCaller(Caller):
     def _receive_stun(self, datagram: bytes, now: float) -> list[bytes]:
         assert self._answer is not None
         datagrams = super()._receive_stun(datagram, now)
-        if stun.peek(datagram)[0] is not stun.MessageClass.SUCCESS or not self.carries:
+        if stun_peek.peek(datagram)[0] is not stun_peek.MessageClass.SUCCESS or not self.carries:
             return datagrams
         answer = stun.decode_response(datagram, password=self._answer.password)
         assert isinstance(answer, stun.BindingSuccess)

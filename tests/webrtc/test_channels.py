@@ -385,7 +385,7 @@ def test_the_end_closes_every_channel() -> None:
     call = Call().up()
     number = call.open(0)
     call.run()
-    call.do(0, call.ends[0].close())
+    call.do(0, call.ends[0].close(now=call.net.now))
     call.run()
     for side, reason in ((0, SctpEnd.CLOSED), (1, SctpEnd.ABORTED)):
         assert call.heard(side)[-2:] == [

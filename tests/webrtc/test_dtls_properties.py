@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import lru_cache
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import RemoteProtocolError
@@ -17,6 +17,7 @@ from edge.webrtc.dtls_records import (
     decode_records,
     pack,
 )
+from tests.support.examples import examples
 from tests.webrtc.dtls_pair import Pair, datagrams, events
 
 
@@ -56,7 +57,7 @@ mutations = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@examples(20)
 @given(mutations, st.integers(0, 3))
 def test_mutated_datagrams_never_raise(changes: list[Mutation], good: int) -> None:
     """``good`` whole flights, then damage at every later step."""
@@ -74,7 +75,7 @@ def test_mutated_datagrams_never_raise(changes: list[Mutation], good: int) -> No
         machine.close()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(15)
 @given(mutations)
 def test_an_established_pair_is_unharmed_by_damage(changes: list[Mutation]) -> None:
     pair = Pair()
@@ -99,7 +100,6 @@ records = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(records, min_size=1, max_size=12), st.integers(64, 1200))
 def test_packed_records_come_back(chain: list[Record], mtu: int) -> None:
     packed = pack(chain, mtu)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
@@ -29,6 +29,7 @@ from edge.webrtc.dtls_protection import RecordKey, RecordWriter, WriterSnapshot
 from edge.webrtc.dtls_records import NUMBERS, ContentType, Record, decode_records
 from edge.webrtc.dtls_session import DtlsSession
 from edge.webrtc.srtp import REPLAY_WINDOW
+from tests.support.examples import examples
 from tests.webrtc.dtls_pair import Pair, datagrams, events, make
 from tests.webrtc.openssl_peer import PlainPeer
 from tests.webrtc.test_dtls_properties import Mutation, mutate, mutations
@@ -270,7 +271,7 @@ def test_rubbish_is_counted_and_changes_nothing(role: Role, moved: bool) -> None
     meeting.talk(b"unharmed")
 
 
-@settings(max_examples=150, deadline=None)
+@examples(30)
 @given(mutations, st.booleans())
 def test_no_mutation_of_a_record_is_accepted(changes: list[Mutation], alert: bool) -> None:
     pair = ESTABLISHED
@@ -468,7 +469,6 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(ROLES), steps)
 def test_no_nonce_serves_twice_over_any_chain_of_owners(role: Role, chain: list[Step]) -> None:
     """All that ever left, OpenSSL's Finished included; and OpenSSL reads every record of it."""

@@ -9,12 +9,14 @@ import msgspec
 import pytest
 
 from edge.errors import Drop, EndReason, LocalProtocolError
-from edge.webrtc.ice import MAX_EARLY_CHECKS, PROBE_LIFETIME, IceCredentials, IceLite, IceOutput
+from edge.webrtc.ice import MAX_EARLY_CHECKS, IceCredentials, IceLite, IceOutput
 from edge.webrtc.ice_paths import LONG_SILENCE
+from edge.webrtc.ice_probes import PROBE_LIFETIME
 from edge.webrtc.ice_snapshot import IceSnapshot
 from edge.webrtc.outputs import Ended, PathSelected, Transmit
 from edge.wire import stun
 from edge.wire.spp import Path, decode_path, encode_path
+from edge.wire.stun_peek import MessageClass, peek
 
 SERVER = IceCredentials("A" * 23, "server-password-0123456789")
 CLIENT = IceCredentials("h6vY", "client-password-0123456789")
@@ -101,7 +103,7 @@ def probes(outputs: Sequence[IceOutput]) -> list[Transmit]:
     return [
         output
         for output in outputs
-        if isinstance(output, Transmit) and stun.peek(output.data)[0] is stun.MessageClass.REQUEST
+        if isinstance(output, Transmit) and peek(output.data)[0] is MessageClass.REQUEST
     ]
 
 
@@ -123,7 +125,7 @@ def test_every_valid_check_is_answered(
     for now in (0.0, 5.0, 10.0):
         datagram = client.check(nominate=nominate)
         outputs = ice.receive(datagram, path, now=now)
-        _, transaction_id = stun.peek(datagram)
+        _, transaction_id = peek(datagram)
         assert answer_to(outputs) == stun.BindingSuccess(transaction_id, (host, 4321))
         assert isinstance(outputs[0], Transmit)
         assert outputs[0].path == path
@@ -362,12 +364,12 @@ def test_a_probe_is_repeated_three_times_within_the_budget(ice: IceLite, client:
     datagram = client.check()
     outputs = ice.receive(datagram, P, now=1.0)
     ice.paths.heard(P, 1_000, now=1.0)
-    transactions = {stun.peek(probe.data)[1] for probe in probes(outputs)}
+    transactions = {peek(probe.data)[1] for probe in probes(outputs)}
     while ice.deadline < 5.0:
         now = ice.deadline
         times.append(round(now - 1.0, 6))
         outputs = ice.tick(now=now)
-        transactions |= {stun.peek(probe.data)[1] for probe in probes(outputs)}
+        transactions |= {peek(probe.data)[1] for probe in probes(outputs)}
         assert len(probes(outputs)) == 1
     assert times == [0.1, 0.2, 0.4]
     assert len(transactions) == 1
@@ -398,7 +400,7 @@ def test_an_unanswered_probe_starts_again_with_a_later_check(ice: IceLite, clien
 def test_only_the_right_answer_from_the_right_path_proves(ice: IceLite, client: Client) -> None:
     established(ice, client)
     [probe] = probes(ice.receive(client.check(), P, now=1.0))
-    _, transaction_id = stun.peek(probe.data)
+    _, transaction_id = peek(probe.data)
     refused = [
         (client.answer(probe), V),  # a path we do not know
         (client.answer(probe), S),  # a path that was not asked

@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pylibsrtp
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import LocalProtocolError
@@ -128,7 +128,6 @@ ACTIONS = st.lists(
 
 
 @given(first_index=st.integers(0, MAX_JUMP - 1), actions=ACTIONS, rtcp_skip=st.integers(0, 10_000))
-@settings(max_examples=60)
 def test_take_overs_never_use_an_index_twice(
     first_index: int, actions: list[tuple[str, int]], rtcp_skip: int
 ) -> None:

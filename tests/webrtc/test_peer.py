@@ -6,7 +6,7 @@ import os
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import Drop, EndReason, LocalProtocolError
@@ -24,6 +24,7 @@ from edge.wire.demux import Kind, classify
 from edge.wire.fingerprint import Fingerprint
 from edge.wire.rtcp import ReceiverReport, ReportBlock, encode_rtcp
 from edge.wire.spp import encode_path
+from tests.support.examples import examples
 from tests.webrtc.peer_call import NTP_OFFSET, RELAY, Call, make_call
 
 ELSEWHERE = encode_path(("203.0.113.9", 9), RELAY)
@@ -273,7 +274,7 @@ def _bytes_in(value: object) -> list[bytes]:
             return []
 
 
-@settings(max_examples=15)
+@examples(5)
 @given(steps=st.lists(st.sampled_from(["say", "move on", "crash"]), max_size=30))
 def test_no_index_is_ever_used_twice(steps: list[str]) -> None:
     """A crash restores the last checkpoint, which reserves 100 packets, whatever was sent since."""

@@ -41,8 +41,8 @@ from edge.wire.sctp_chunks import (
     Reconfig,
     Sack,
     UnknownChunk,
-    encode_chunk,
 )
+from edge.wire.sctp_codec import encode_chunk
 from edge.wire.sctp_parameters import IncomingReset, OutgoingReset, ResetResponse
 from tests.webrtc.sctp_pair import Net, connected, entropy, make, make_net, terrible
 
@@ -479,7 +479,7 @@ def test_shutdown_after_everything_was_acknowledged(seed: int) -> None:
 
 def test_abort() -> None:
     net = connected()
-    net.carry(0, net.sides[0].abort())
+    net.carry(0, net.sides[0].abort(now=net.now))
     net.run()
     assert net.outputs[0] == [SctpClosed(SctpEnd.CLOSED)]
     assert net.outputs[1] == [SctpClosed(SctpEnd.ABORTED)]
@@ -883,7 +883,7 @@ def test_what_was_said_just_before_an_abort_survives_one_lost_packet(lost: tuple
     first = net._sent[0]
     net.fate = lambda sender, index: () if sender == 0 and index - first in lost else (0.01,)
     send(net, 0, 1, b"the reason")
-    net.carry(0, net.sides[0].abort())
+    net.carry(0, net.sides[0].abort(now=net.now))
     net.run()
     assert net.data(1) == [b"the reason"]
     assert net.outputs[1][-1] == SctpClosed(SctpEnd.ABORTED)
@@ -895,5 +895,5 @@ def test_an_abort_repeats_one_packet_at_most() -> None:
     for number in range(20):
         send(net, 0, 1, bytes([number]) * 1_000)
     before = len(net.packets[0])
-    net.carry(0, net.sides[0].abort())
+    net.carry(0, net.sides[0].abort(now=net.now))
     assert len(net.packets[0]) == before + 2

@@ -18,6 +18,7 @@ from edge.wire import stun
 from edge.wire.demux import Kind, classify
 from edge.wire.spp import encode_path
 from edge.wire.stun import CarriedDtls
+from edge.wire.stun_peek import MessageClass, peek
 from tests.webrtc.peer_call import RELAY, Call
 from tests.webrtc.sped_caller import SpedCaller, make_sped_call
 
@@ -39,7 +40,7 @@ def answers(call: Call) -> list[bytes]:
     return [
         each.data
         for each in call.sent
-        if classify(each.data) is Kind.STUN and stun.peek(each.data)[0] is stun.MessageClass.SUCCESS
+        if classify(each.data) is Kind.STUN and peek(each.data)[0] is MessageClass.SUCCESS
     ]
 
 
@@ -339,7 +340,7 @@ def test_a_path_that_got_part_of_a_flight_only_is_asked() -> None:
     requests = [
         each
         for each in call.sent
-        if classify(each.data) is Kind.STUN and stun.peek(each.data)[0] is stun.MessageClass.REQUEST
+        if classify(each.data) is Kind.STUN and peek(each.data)[0] is MessageClass.REQUEST
     ]
     assert [each.path for each in requests] == [call.path]
     state = call.peer.ice.paths.state(call.path)

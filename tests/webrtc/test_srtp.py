@@ -8,7 +8,7 @@ from random import Random
 import msgspec
 import pylibsrtp
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import Drop, LocalProtocolError, RemoteProtocolError
@@ -364,7 +364,6 @@ class TestReceiver:
 
     @every_profile
     @given(data=st.binary(max_size=80), rtcp=st.booleans())
-    @settings(max_examples=50)
     def test_garbage_is_a_remote_protocol_error(
         self, profile: SrtpProfile, data: bytes, rtcp: bool
     ) -> None:

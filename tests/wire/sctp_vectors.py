@@ -17,8 +17,8 @@ from edge.wire.sctp_chunks import (
     Reconfig,
     Sack,
     Shutdown,
-    encode_chunk,
 )
+from edge.wire.sctp_codec import encode_chunk
 from edge.wire.sctp_parameters import InitParameters, OutgoingReset, ResetResponse
 
 _INIT: Final = Init(1, 262_144, 1024, 1024, 7, InitParameters(None, True, 1, b"\x82\xc0"))

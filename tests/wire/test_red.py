@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import RemoteProtocolError
@@ -49,7 +49,6 @@ def test_a_primary_block_alone() -> None:
     assert decode_red(b"\x6f") == (RedBlock(111, 0, b""),)
 
 
-@settings(max_examples=40)
 @given(st.lists(REDUNDANT, max_size=4), PRIMARY)
 def test_round_trip(redundant: list[RedBlock], primary: RedBlock) -> None:
     blocks = [*redundant, primary]
@@ -77,7 +76,6 @@ def test_as_many_blocks_as_are_served() -> None:
     assert len(decode_red(packet)) == MAX_BLOCKS
 
 
-@settings(max_examples=60)
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda rest: b"\xef\x0f\x00\x03" + rest))
 def test_a_value_or_remote_protocol_error(packet: bytes) -> None:
     try:

@@ -39,9 +39,8 @@ from edge.wire.sctp_chunks import (
     ShutdownAck,
     ShutdownComplete,
     UnknownChunk,
-    decode_init,
-    encode_chunk,
 )
+from edge.wire.sctp_codec import decode_init, encode_chunk
 from edge.wire.sctp_parameters import (
     IncomingReset,
     InitParameters,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiortc.sdp import SessionDescription
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import LocalProtocolError, RemoteProtocolError
@@ -27,6 +27,7 @@ from edge.wire.sdp import (
     encode_answer,
     negotiate,
 )
+from tests.support.examples import examples
 
 GOLDEN = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob("golden/*.sdp")}
 OURS = Fingerprint("sha-256", ":".join(["AB"] * 32))
@@ -647,7 +648,7 @@ LINES = [line for body in GOLDEN.values() for line in body.decode().split("\r\n"
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=300, deadline=None)
+@examples(60)
 def test_mutated_goldens(seed: int) -> None:
     rng = random.Random(seed)
     lines = rng.choice(list(GOLDEN.values())).decode().split("\r\n")
@@ -676,13 +677,13 @@ def test_mutated_goldens(seed: int) -> None:
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=60))
-@settings(max_examples=150, deadline=None)
+@examples(30)
 def test_shuffled_lines(lines: list[str]) -> None:
     check_total("\n".join([MINIMAL.strip(), *lines]).encode())
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
-@settings(max_examples=150, deadline=None)
+@examples(30)
 def test_random_bytes(body: bytes) -> None:
     check_total(body)
     check_total(b"v=0\n" + body)

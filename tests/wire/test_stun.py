@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from edge.address import Address
 from edge.errors import Drop, LocalProtocolError, RemoteProtocolError
-from edge.wire import stun
-from edge.wire.stun import BindingError, BindingRequest, BindingSuccess, MessageClass
+from edge.wire import stun, stun_peek
+from edge.wire.stun import BindingError, BindingRequest, BindingSuccess
+from edge.wire.stun_peek import MessageClass
 
 TRANSACTION = bytes(range(12))
 PASSWORD = "VOkJxbRl1RmTxUk/WvJxBt"
@@ -115,8 +116,8 @@ def refused(decode: Callable[[bytes], object], datagram: bytes) -> Drop:
 
 
 def test_rfc_5769_request() -> None:
-    assert stun.peek(RFC_REQUEST) == (MessageClass.REQUEST, RFC_TRANSACTION)
-    assert stun.peek_username(RFC_REQUEST) == "evtj:h6vY"
+    assert stun_peek.peek(RFC_REQUEST) == (MessageClass.REQUEST, RFC_TRANSACTION)
+    assert stun_peek.peek_username(RFC_REQUEST) == "evtj:h6vY"
     assert decode_request(RFC_REQUEST) == BindingRequest(
         transaction_id=RFC_TRANSACTION,
         username="evtj:h6vY",
@@ -142,7 +143,7 @@ def test_rfc_5769_responses(datagram: bytes, host: str) -> None:
 
 def test_chromium_request_with_attributes_nobody_knows() -> None:
     request = decode_request(CHROMIUM_REQUEST)
-    assert request.username == stun.peek_username(CHROMIUM_REQUEST) == "A" * 23 + ":h6vY"
+    assert request.username == stun_peek.peek_username(CHROMIUM_REQUEST) == "A" * 23 + ":h6vY"
     assert request.use_candidate
     assert request.controlling == 0x932FF9B151263B36
     assert request.controlled is None
@@ -186,8 +187,8 @@ def test_request_round_trip(
         controlling=controlling,
         controlled=controlled,
     )
-    assert stun.peek(datagram) == (MessageClass.REQUEST, transaction_id)
-    assert stun.peek_username(datagram) == username
+    assert stun_peek.peek(datagram) == (MessageClass.REQUEST, transaction_id)
+    assert stun_peek.peek_username(datagram) == username
     assert stun.decode_request(datagram, password=password) == BindingRequest(
         transaction_id, username, priority, use_candidate, controlling, controlled, ()
     )
@@ -261,8 +262,8 @@ def test_a_wrong_transaction_id_is_ours_to_blame() -> None:
     ],
 )
 def test_a_wrong_header_is_malformed(datagram: bytes) -> None:
-    assert refused(stun.peek, datagram) is Drop.MALFORMED
-    assert refused(stun.peek_username, datagram) is Drop.MALFORMED
+    assert refused(stun_peek.peek, datagram) is Drop.MALFORMED
+    assert refused(stun_peek.peek_username, datagram) is Drop.MALFORMED
     assert refused(decode_request, datagram) is Drop.MALFORMED
     assert refused(decode_response, datagram) is Drop.MALFORMED
 
@@ -270,7 +271,7 @@ def test_a_wrong_header_is_malformed(datagram: bytes) -> None:
 def test_classes() -> None:
     for message_class in MessageClass:
         datagram = message(message_type=message_class.value)
-        assert stun.peek(datagram) == (message_class, TRANSACTION)
+        assert stun_peek.peek(datagram) == (message_class, TRANSACTION)
 
 
 def test_a_request_is_no_response_and_back() -> None:
@@ -335,7 +336,7 @@ def test_a_success_needs_integrity() -> None:
 
 def test_a_second_username_or_integrity_is_refused() -> None:
     doubled = signed(message(USERNAME, USERNAME))
-    assert refused(stun.peek_username, doubled) is Drop.MALFORMED
+    assert refused(stun_peek.peek_username, doubled) is Drop.MALFORMED
     assert refused(decode_request, doubled) is Drop.MALFORMED
     twice_signed = signed(signed(message(USERNAME)))
     assert refused(decode_request, twice_signed) is Drop.MALFORMED
@@ -352,9 +353,9 @@ def test_what_follows_integrity_counts_for_nothing() -> None:
     plain = signed(message(USERNAME, PRIORITY))
     datagram = fingerprinted(resized(plain + b"".join(trailing)))
     assert decode_request(datagram) == decode_request(plain)
-    assert stun.peek_username(datagram) == "evtj:h6vY"
+    assert stun_peek.peek_username(datagram) == "evtj:h6vY"
     only_after = resized(signed(message(PRIORITY)) + USERNAME)
-    assert refused(stun.peek_username, only_after) is Drop.MALFORMED
+    assert refused(stun_peek.peek_username, only_after) is Drop.MALFORMED
     assert refused(decode_request, only_after) is Drop.MALFORMED
 
 
@@ -414,26 +415,26 @@ def test_a_wrong_mapped_address_is_malformed(value: bytes) -> None:
 def test_lying_lengths_are_malformed() -> None:
     for length in (10, 13, 500, 65_535):
         datagram = message(struct.pack("!HH", 0x0006, length) + b"evtj:h6v")
-        assert refused(stun.peek_username, datagram) is Drop.MALFORMED
+        assert refused(stun_peek.peek_username, datagram) is Drop.MALFORMED
         assert refused(decode_request, datagram) is Drop.MALFORMED
 
 
 def test_username_bounds() -> None:
     longest = message(attribute(0x0006, b"a" * 513))
-    assert stun.peek_username(longest) == "a" * 513
+    assert stun_peek.peek_username(longest) == "a" * 513
     for value in (b"a" * 514, b"\xff\xfe"):
         datagram = message(attribute(0x0006, value))
-        assert refused(stun.peek_username, datagram) is Drop.MALFORMED
-    assert refused(stun.peek_username, message(PRIORITY)) is Drop.MALFORMED
+        assert refused(stun_peek.peek_username, datagram) is Drop.MALFORMED
+    assert refused(stun_peek.peek_username, message(PRIORITY)) is Drop.MALFORMED
 
 
 def test_the_walk_is_bounded() -> None:
-    at_the_limit = message(USERNAME, *[attribute(0xC000, b"")] * (stun.MAX_ATTRIBUTES - 1))
-    assert stun.peek_username(at_the_limit) == "evtj:h6vY"
-    over = message(USERNAME, *[attribute(0xC000, b"")] * stun.MAX_ATTRIBUTES)
+    at_the_limit = message(USERNAME, *[attribute(0xC000, b"")] * (stun_peek.MAX_ATTRIBUTES - 1))
+    assert stun_peek.peek_username(at_the_limit) == "evtj:h6vY"
+    over = message(USERNAME, *[attribute(0xC000, b"")] * stun_peek.MAX_ATTRIBUTES)
     largest = message(*[attribute(0xC000, b"")] * 16_371)
     for datagram in (over, largest):
-        assert refused(stun.peek_username, datagram) is Drop.MALFORMED
+        assert refused(stun_peek.peek_username, datagram) is Drop.MALFORMED
         assert refused(decode_request, datagram) is Drop.MALFORMED
 
 
@@ -453,7 +454,7 @@ def test_what_is_carried_is_read_again(data: bytes | None, acknowledged: list[in
         bytes(12), username="a:b", password="x", priority=1, carried=carried
     )
     assert decode_request(request, password="x").carried == carried
-    assert stun.peek_username(request) == "a:b"
+    assert stun_peek.peek_username(request) == "a:b"
     success = stun.encode_success(bytes(12), ("192.0.2.1", 1), password="x", carried=carried)
     answer = decode_response(success, password="x")
     assert isinstance(answer, BindingSuccess)
@@ -468,7 +469,7 @@ def test_without_either_attribute_nothing_is_carried() -> None:
 @pytest.mark.parametrize("listed", [bytes(3), bytes(5), bytes(20)])
 def test_a_malformed_acknowledgement_acknowledges_nothing(listed: bytes) -> None:
     attributes = [(0x0006, b"a:b"), (0xC071, listed), (0xC070, b"\x16data")]
-    request = stun._encode(stun.MessageClass.REQUEST, bytes(12), attributes, "x")
+    request = stun._encode(stun_peek.MessageClass.REQUEST, bytes(12), attributes, "x")
     assert decode_request(request, password="x").carried == stun.CarriedDtls(b"\x16data")
 
 
@@ -501,8 +502,8 @@ def mutants(draw: st.DrawFn) -> bytes:
 def test_any_bytes_give_a_value_or_a_remote_error(datagram: bytes) -> None:
     username = None
     for decode in (
-        stun.peek,
-        stun.peek_username,
+        stun_peek.peek,
+        stun_peek.peek_username,
         decode_request,
         decode_response,
     ):
