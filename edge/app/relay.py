@@ -15,7 +15,7 @@ from edge.app.listeners import open_listener
 from edge.app.sockets import Bound
 from edge.config import Config
 from edge.geo_data import point_of_relay
-from edge.registry.directory import LINGER_SECONDS, keep_relay
+from edge.registry.heartbeat import LINGER_SECONDS, keep_relay
 from edge.registry.lease import RELAY_RENEW_SECONDS
 from edge.registry.protocol import RelayListener, RelayRecord
 

@@ -26,7 +26,7 @@ from edge.http.calls import Fleet
 from edge.http.owners import Owners
 from edge.http.problem import Cause
 from edge.offload.engine import open_media_socket
-from edge.registry.directory import keep_transceiver
+from edge.registry.heartbeat import keep_transceiver
 from edge.registry.lease import Lease
 from edge.registry.protocol import TransceiverRecord
 from edge.signaling import create_app

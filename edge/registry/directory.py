@@ -1,4 +1,4 @@
-"""Who is alive, as one process sees it: a cached view for synchronous questions, and heartbeats.
+"""Who is alive, as one process sees it: a cached view for synchronous questions.
 
 A packet can not wait for a registry, so a ``Directory`` asks it now and then and answers from
 memory. It asks again at the very end of a lease that was not renewed, if the registry can foresee
@@ -26,16 +26,15 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import structlog
 import trio
 
 from edge.address import Address
-from edge.registry.lease import LEASE_SECONDS, Lease
+from edge.registry.lease import LEASE_SECONDS
 from edge.registry.memory import Watcher
 from edge.registry.protocol import (
     MAX_SLOT,
@@ -50,11 +49,8 @@ HINT_SECONDS: Final = 0.02
 """The shortest time between two refreshes."""
 REFUSED_SECONDS: Final = 2.0
 """How long a transceiver is taken for gone whose host says that nobody listens there."""
-GOODBYE_SECONDS: Final = 1.0
 LATE_SECONDS: Final = 0.15
 """How long a refresh may take to prove that somebody is gone: less than a lease and its renewal."""
-LINGER_SECONDS: Final = 0.1
-"""How long a transceiver that leaves stays known, so that relays still take its goodbyes."""
 
 log = structlog.get_logger()
 
@@ -347,75 +343,3 @@ def _newest_slots(records: Iterable[TransceiverRecord]) -> dict[Address, Slot]:
 def _is_newer(slot: Slot, other: Slot) -> bool:
     """Compare in the circle of slots, as RFC 1982 does serial numbers."""
     return 0 < (slot - other) % MAX_SLOT < MAX_SLOT // 2
-
-
-async def keep_transceiver(
-    registry: Registry,
-    make_record: Callable[[], TransceiverRecord],
-    *,
-    interval: float = 0.5,
-    lease: Lease | None = None,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Renew a transceiver's record until cancelled, then take it out a moment later.
-
-    ``lease`` is told of each renewal, and of our return before it. Raises RegistryUnavailable when
-    the first write fails; later failures are tolerated.
-    """
-
-    async def put() -> None:
-        if lease is not None and lease.returning and lease.is_broken(now=trio.current_time()):
-            await lease.returning()
-        with nullcontext() if lease is None else _renewal(lease):
-            await registry.put_transceiver(make_record())
-
-    async def remove() -> None:
-        # Its sessions, which may have been cancelled together with us, say goodbye meanwhile.
-        await trio.sleep(LINGER_SECONDS)
-        await registry.remove_transceiver(make_record().slot)
-
-    await _keep(put, remove, interval, task_status)
-
-
-async def keep_relay(
-    registry: Registry,
-    make_record: Callable[[], RelayRecord],
-    *,
-    interval: float = 0.5,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Renew a relay's record until cancelled, then take it out; as ``keep_transceiver``."""
-
-    async def put() -> None:
-        await registry.put_relay(make_record())
-
-    await _keep(put, partial(registry.remove_relay, make_record().name), interval, task_status)
-
-
-@contextmanager
-def _renewal(lease: Lease) -> Iterator[None]:
-    lease.ask(now=trio.current_time())
-    renewed = False
-    try:
-        yield
-        renewed = True
-    finally:
-        lease.answer(renewed=renewed, now=trio.current_time())
-
-
-async def _keep(
-    put: Callable[[], Awaitable[None]],
-    remove: Callable[[], Awaitable[None]],
-    interval: float,
-    task_status: trio.TaskStatus[None],
-) -> None:
-    try:
-        await put()
-        task_status.started()
-        while True:
-            await trio.sleep(interval)
-            with suppress(RegistryUnavailable):
-                await put()
-    finally:
-        with trio.move_on_after(GOODBYE_SECONDS, shield=True), suppress(RegistryUnavailable):
-            await remove()

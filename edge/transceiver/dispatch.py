@@ -102,7 +102,8 @@ class Dispatcher:
                 for hear, payload, index, timestamp in self._offload.heard:
                     hear(payload, index, timestamp, now)
             for datagram, source in batch:
-                self._dispatch_safely(datagram, source, now)
+                if datagram:  # an empty one asks only whether we listen: ``edge.probe``
+                    self._dispatch_safely(datagram, source, now)
             self._datagrams.flush()
 
     def release(self, session: Session) -> None:

@@ -15,7 +15,8 @@ import redis
 import trio
 
 from edge.errors import ConfigError, Drop
-from edge.registry.directory import Directory, keep_relay, keep_transceiver
+from edge.registry.directory import Directory
+from edge.registry.heartbeat import keep_relay, keep_transceiver
 from edge.registry.protocol import (
     MAX_SLOT,
     FlowRecord,

@@ -15,13 +15,8 @@ from trio.abc import Clock
 
 from edge.address import Address
 from edge.errors import ConfigError, Drop, RemoteProtocolError
-from edge.registry.directory import (
-    HINT_SECONDS,
-    LATE_SECONDS,
-    Directory,
-    keep_relay,
-    keep_transceiver,
-)
+from edge.registry.directory import HINT_SECONDS, LATE_SECONDS, Directory
+from edge.registry.heartbeat import keep_relay, keep_transceiver
 from edge.registry.lease import LEASE_SECONDS, RENEW_SECONDS, Lease
 from edge.registry.memory import MemoryRegistry, Watcher
 from edge.registry.protocol import (

@@ -20,7 +20,8 @@ from edge.client.channel import CallerChannel
 from edge.config import AudioConfig, TransceiverConfig
 from edge.datagram import Datagrams
 from edge.forwarder.pure import PureForwarder
-from edge.registry.directory import Directory, keep_relay, keep_transceiver
+from edge.registry.directory import Directory
+from edge.registry.heartbeat import keep_relay, keep_transceiver
 from edge.registry.lease import LEASE_SECONDS, Lease
 from edge.registry.memory import MemoryRegistry
 from edge.registry.protocol import Registry, RelayRecord, TransceiverRecord
