@@ -2,7 +2,7 @@
 
 Each is frozen, written down exactly and claimed for its heir, who is told so, and given to him at
 its relays; what comes here meanwhile waits, and what comes later is passed on. Its client is told
-nothing. An heir has a few at a time: the next one goes when he says that he has taken the last up,
+nothing. An heir gets one at a time: the next one goes when he says that he has taken the last up,
 so each is silent for its own time only.
 """
 
@@ -29,8 +29,6 @@ from edge.transceiver.voice import SILENT_ENDS
 
 AT_ONCE: Final = 8
 """Sessions that are about to move."""
-FOR_ONE_HEIR: Final = 2
-"""Sessions that move to one heir at the same time: of each the other waits for the registry."""
 TAKEN_SECONDS: Final = 0.25
 """How long we wait for an heir to say that he has taken a session up, before the next one goes."""
 LOOK_SECONDS: Final = 0.02
@@ -67,9 +65,8 @@ class HandOver:
         self._fleet = fleet
         self._owner = owner
         self._moved = 0
-        self._turns = defaultdict[Slot, trio.CapacityLimiter](
-            lambda: trio.CapacityLimiter(FOR_ONE_HEIR)
-        )
+        self._turns = defaultdict[Slot, trio.Lock](trio.Lock)
+        """An heir gets one session at a time: two would wait for each other's share of his CPU."""
         self._taken: dict[str, trio.Event] = {}
         """Of sessions that were left to an heir who did not say yet that he has them."""
 

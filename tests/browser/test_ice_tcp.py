@@ -28,11 +28,13 @@ RTCPeerConnection.prototype.setRemoteDescription = function (description) {
 SELECTED = """
 (async () => {
     const report = await window.connections.at(-1).getStats();
-    const pairs = [...report.values()].filter(
-        item => item.type === "candidate-pair" && item.state === "succeeded" && item.nominated);
+    const items = [...report.values()];
+    const chosen = items.map(item => item.selectedCandidatePairId);
+    const pairs = items.filter(item => item.selected || chosen.includes(item.id));
     return pairs.map(pair => report.get(pair.remoteCandidateId).protocol);
 })()
 """
+"""Of the pair that is in use: one that was nominated may have been the first, and not the best."""
 
 
 async def talks_over_tcp(page: Page, http: str) -> None:
