@@ -67,6 +67,7 @@ class Custody:
         self.slot = slot
         self.taken_over = 0
         self.lost = 0
+        self._lease = lease
         self._fence = Fence(lease, now=clocks.monotonic())
         self._doubts = Doubts(vault, self._fence, lease, clocks)
         self._keepers = self._doubts.keepers
@@ -119,6 +120,13 @@ class Custody:
     def has_ended(self, held: Claim) -> bool:
         """Whether the session of a claim was ours and is over: nobody shall bring it back."""
         return self._departed.has(held)
+
+    def is_stored(self, session: str) -> bool:
+        """Whether the registry, which we see, has a session for whoever comes after us."""
+        keeper = self._keepers.get(session)
+        if keeper is None or keeper.too_large or self._lease.lapsed(now=self._clocks.monotonic()):
+            return False
+        return keeper.was_stored.is_set() and self._fence.speaks(session)
 
     def leave(self, session: Session) -> None:
         """A session of ours has ended; its record goes too, unless it lives on elsewhere."""

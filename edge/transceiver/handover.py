@@ -3,7 +3,7 @@
 Each is frozen, written down exactly and claimed for its heir, who is told so, and given to him at
 its relays; what comes here meanwhile waits, and what comes later is passed on. Its client is told
 nothing. An heir gets one at a time: the next one goes when he says that he has taken the last up,
-so each is silent for its own time only.
+or a moment later, so each is silent for its own time only.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from edge.transceiver.voice import SILENT_ENDS
 
 AT_ONCE: Final = 8
 """Sessions that are about to move."""
+TURN_SECONDS: Final = 0.025
+"""How long an heir is left alone with one session: on a busy host each takes longer, and all have
+to go. Two at once wait for each other's share of his CPU."""
 TAKEN_SECONDS: Final = 0.25
-"""How long we wait for an heir to say that he has taken a session up, before the next one goes."""
+"""How long we wait at most for an heir to say that he has taken a session up."""
 LOOK_SECONDS: Final = 0.02
 LINGER_SECONDS: Final = 0.2
 """For how long we still pass on what comes, when the last session has gone."""
@@ -65,10 +68,9 @@ class HandOver:
         self._fleet = fleet
         self._owner = owner
         self._moved = 0
-        self._turns = defaultdict[Slot, trio.Lock](trio.Lock)
-        """An heir gets one session at a time: two would wait for each other's share of his CPU."""
+        self._turns = defaultdict[Slot, trio.Semaphore](lambda: trio.Semaphore(1))
         self._taken: dict[str, trio.Event] = {}
-        """Of sessions that were left to an heir who did not say yet that he has them."""
+        """Of sessions that move, and of which no heir has said yet that he has them."""
 
     async def run(self, sessions: Callable[[], Iterable[Session]]) -> None:
         """Hand over all sessions, as they come to be connected; returns when none is left.
@@ -85,6 +87,10 @@ class HandOver:
                     await trio.sleep(LINGER_SECONDS)
         finally:
             self._takeover.close()
+
+    def finds(self, session: Session) -> bool:
+        """Whether an heir would find a session that ends here without a word, as after a crash."""
+        return bool(self._able()) and self._custody.is_stored(session.call.session)
 
     def note_taken(self, session: str) -> None:
         """An heir says that he has taken a session up, or can not."""
@@ -106,16 +112,26 @@ class HandOver:
             slot = heir(name.encode(), able)
             if slot is None:
                 return
-            async with self._turns[slot]:
-                try:
-                    if await self._hand_over(name, able[slot]):
-                        with trio.move_on_after(TAKEN_SECONDS):
-                            await self._taken[name].wait()
-                except Exception:
-                    log.exception("bug in a hand-over", session=name)
-                    session.end(EndReason.INTERNAL_ERROR)
-                finally:
-                    self._taken.pop(name, None)
+            await self._turns[slot].acquire()
+            async with trio.open_nursery() as nursery:
+                taken = self._taken[name] = trio.Event()
+                nursery.start_soon(_end_turn, self._turns[slot], taken)
+                await self._try_heir(session, able[slot], taken)
+
+    async def _try_heir(
+        self, session: Session, record: TransceiverRecord, taken: trio.Event
+    ) -> None:
+        name = session.call.session
+        try:
+            if await self._hand_over(name, record):
+                with trio.move_on_after(TAKEN_SECONDS):
+                    await taken.wait()
+        except Exception:
+            log.exception("bug in a hand-over", session=name)
+            session.end(EndReason.INTERNAL_ERROR)
+        finally:
+            taken.set()
+            del self._taken[name]
 
     def _able(self) -> dict[Slot, TransceiverRecord]:
         own = self._custody.slot
@@ -149,9 +165,16 @@ class HandOver:
     def _give(
         self, session: Session, checkpoint: Checkpoint, given: Claim, record: TransceiverRecord
     ) -> None:
-        self._taken[given.session] = trio.Event()
         for lead in leads(checkpoint):
             self._takeover.note_place(lead, record.slot)
         self._owner.give(session, record, epoch=given.epoch)
         self._moved += 1
         session.end(EndReason.MOVED)
+
+
+async def _end_turn(turn: trio.Semaphore, taken: trio.Event) -> None:
+    try:
+        with trio.move_on_after(TURN_SECONDS):
+            await taken.wait()
+    finally:
+        turn.release()

@@ -23,6 +23,7 @@ from edge.transceiver.keeper import Clocks
 from edge.transceiver.session import Session
 from edge.transceiver.takeover import Peers, TakeOver
 from edge.transceiver.vault import Vault
+from edge.transceiver.voice import Voice
 from edge.transceiver.word import Kind, Word, encode_word
 from edge.wire.spp import Path
 
@@ -118,6 +119,10 @@ class Mobility:
     async def settle(self) -> None:
         """See ``Custody.settle``."""
         await self.custody.settle()
+
+    def outlives(self, session: Session) -> bool:
+        """Whether a session that ends here without a word goes on elsewhere."""
+        return session.voice is Voice.NONE or self._handover.finds(session)
 
     async def hand_over(self, sessions: Callable[[], Iterable[Session]]) -> None:
         """See ``HandOver.run``."""

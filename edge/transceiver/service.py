@@ -233,15 +233,18 @@ class Transceiver:
         return self._answers.answer_restart(session, local, relays, place)
 
     async def drain(self) -> None:
-        """Take no new sessions, hand the running ones over, and end those that nobody takes."""
+        """Take no new sessions, hand the running ones over, and end those that nobody takes.
+
+        For those for which time runs out our end is as good as a crash: an heir finds them.
+        """
         self.draining = True
         running = self.roster.by_call
         if self.mobility is not None:
             with trio.move_on_after(self._config.drain_seconds):
                 await self.mobility.hand_over(lambda: tuple(running.values()))
         for session in tuple(running.values()):
-            gone = session.voice is Voice.NONE  # its heir may have it any moment
-            session.end(EndReason.MOVED if gone else EndReason.SHUTDOWN)
+            moved = self.mobility is not None and self.mobility.outlives(session)
+            session.end(EndReason.MOVED if moved else EndReason.SHUTDOWN)
         with trio.move_on_after(GOODBYE_SECONDS):
             while running:
                 await trio.sleep(0.01)

@@ -474,12 +474,26 @@ async def test_a_drain_that_runs_out_of_time_leaves_the_call_to_its_heir(
             await phone.heard(60)
             edge.ways[0].before[method] = trio.Event().wait
             await edge.transceivers[0].drain()
-            frozen = method != "owner_of"
             assert edge.transceivers[0].sessions == 0
             edge.transceiver_scopes[0].cancel()
-            if frozen:
-                await phone.heard(50)
-                assert edge.transceivers[0].totals.ended == {EndReason.MOVED: 1}
+            await phone.heard(50)
+            assert edge.transceivers[0].totals.ended == {EndReason.MOVED: 1}
+
+
+async def test_a_drain_that_runs_out_of_time_without_a_registry_ends_the_call(
+    autojump_clock: Clock,
+) -> None:
+    config = TransceiverConfig(drain_seconds=1)
+    async with (
+        open_network() as network,
+        open_edge(network, transceivers=2, mobile=True, config=config) as edge,
+        edge.call() as phone,
+    ):
+        await phone.heard(60)
+        edge.ways[0].cut = True
+        await trio.sleep(1.0)
+        await edge.transceivers[0].drain()
+        assert edge.transceivers[0].totals.ended == {EndReason.SHUTDOWN: 1}
 
 
 async def test_what_does_not_fit_into_a_checkpoint_says_goodbye(
