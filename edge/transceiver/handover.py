@@ -29,7 +29,7 @@ from edge.transceiver.voice import SILENT_ENDS
 
 AT_ONCE: Final = 8
 """Sessions that are about to move."""
-TURN_SECONDS: Final = 0.025
+TURN_SECONDS: Final = 0.05
 """How long an heir is left alone with one session: on a busy host each takes longer, and all have
 to go. Two at once wait for each other's share of his CPU."""
 TAKEN_SECONDS: Final = 0.25
