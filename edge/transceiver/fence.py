@@ -58,10 +58,6 @@ class Fence:
         self._claims.pop(session, None)
         self._doubtful.discard(session)
 
-    def claim_of(self, session: str) -> Claim | None:
-        """Return what is held, in doubt or not."""
-        return self._claims.get(session)
-
     def speaks(self, session: str) -> bool:
         """Whether anything may leave for this session now."""
         return session in self._claims and session not in self._doubtful

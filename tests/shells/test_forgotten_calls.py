@@ -8,13 +8,8 @@ from edge.errors import EndReason
 from edge.registry.sessions import Claim
 from edge.transceiver.mark import MARK, SETTLE_SECONDS, is_settled
 from tests.support.clock import VirtualClock
-from tests.support.edge_net import Phone, VirtualEdge, open_edge
-from tests.support.net import open_network
-
-
-async def owner(edge: VirtualEdge, phone: Phone) -> Claim | None:
-    assert phone.call is not None
-    return await edge.registry.sessions.owner_of(phone.call.call_id)
+from tests.support.edge_net import VirtualEdge
+from tests.support.mobile_call import custody, mobile_call, name, owner, taken_over
 
 
 async def is_stored(edge: VirtualEdge, claim: Claim) -> bool:
@@ -25,12 +20,7 @@ async def is_stored(edge: VirtualEdge, claim: Claim) -> bool:
 async def test_who_owned_a_call_writes_it_back_at_once_and_its_heir_waits_for_the_mark(
     autojump_clock: VirtualClock,
 ) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone):
         claim = await owner(edge, phone)
         assert claim is not None
         edge.registry.sessions.empty()
@@ -38,10 +28,7 @@ async def test_who_owned_a_call_writes_it_back_at_once_and_its_heir_waits_for_th
         await trio.sleep(0.5)
         assert await owner(edge, phone) == claim
         assert await is_stored(edge, claim)
-        edge.cut_off(0)
-        with trio.fail_after(2 * SETTLE_SECONDS):
-            while not edge.transceivers[1].sessions:
-                await trio.sleep(0.01)
+        await taken_over(edge, within=2 * SETTLE_SECONDS)
         assert trio.current_time() - emptied >= SETTLE_SECONDS
         await phone.heard(50)
 
@@ -49,12 +36,7 @@ async def test_who_owned_a_call_writes_it_back_at_once_and_its_heir_waits_for_th
 async def test_a_registry_that_was_away_and_comes_back_empty_knows_the_call_again(
     autojump_clock: VirtualClock,
 ) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone):
         claim = await owner(edge, phone)
         assert claim is not None
         for way in edge.ways:
@@ -74,21 +56,10 @@ async def test_a_registry_that_was_away_and_comes_back_empty_knows_the_call_agai
 async def test_who_was_taken_over_ends_before_a_relay_knows_of_it_again(
     autojump_clock: VirtualClock,
 ) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
-        mobility = edge.transceivers[0].mobility
-        assert mobility is not None
-        assert phone.call is not None
-        keeper = mobility.custody.keeper(phone.call.call_id)
+    async with mobile_call() as (edge, phone):
+        keeper = custody(edge, 0).keeper(name(phone))
         assert keeper is not None
-        edge.cut_off(0)
-        with trio.fail_after(5.0):
-            while not edge.transceivers[1].sessions:
-                await trio.sleep(0.01)
+        await taken_over(edge)
         ended: list[EndReason | None] = []
 
         async def look() -> None:

@@ -18,45 +18,18 @@ from edge.config import TransceiverConfig
 from edge.errors import Drop, EndReason, LocalProtocolError
 from edge.registry.heirs import heir
 from edge.registry.protocol import RegistryUnavailable
-from edge.registry.sessions import Claim, Slot
+from edge.registry.sessions import Slot
 from edge.transceiver.checkpoint import Checkpoint
 from edge.transceiver.custody import Custody
 from edge.transceiver.keeper import Keeper
 from edge.transceiver.voice import Voice
 from tests.support.clock import VirtualClock
 from tests.support.edge_net import Phone, VirtualEdge, open_edge
+from tests.support.mobile_call import custody, mobile_call, name, owner, taken_over, until
 from tests.support.net import open_network
 from tests.support.severed import Happens
 
 Clock = VirtualClock
-
-
-async def until(true: Callable[[], object], *, within: float = 5.0) -> None:
-    """Wait until something is so, or fail."""
-    with trio.fail_after(within):
-        while not true():
-            await trio.sleep(0.01)
-
-
-async def taken_over(edge: VirtualEdge, *, within: float = 5.0) -> None:
-    """Have the second transceiver take the call over, and speak."""
-    edge.cut_off(0)
-    await until(lambda: edge.transceivers[1].sessions, within=within)
-
-
-def custody(edge: VirtualEdge, transceiver: int) -> Custody:
-    mobility = edge.transceivers[transceiver].mobility
-    assert mobility is not None
-    return mobility.custody
-
-
-def name(phone: Phone) -> str:
-    assert phone.call is not None
-    return phone.call.call_id
-
-
-async def owner(edge: VirtualEdge, phone: Phone) -> Claim | None:
-    return await edge.registry.sessions.owner_of(name(phone))
 
 
 def missing(phone: Phone) -> int:
@@ -99,12 +72,7 @@ async def test_who_stood_still_parts_from_its_backend_before_it_is_over(
     autojump_clock: Clock,
 ) -> None:
     backend = Parting()
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True, backend=backend) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call(backend=backend) as (edge, phone):
         await taken_over(edge)
         await phone.heard(20)
         autojump_clock.jump(0.6)
@@ -119,24 +87,14 @@ async def test_who_stood_still_parts_from_its_backend_before_it_is_over(
 async def test_nothing_leaves_when_it_is_noticed_late_that_we_stood_still(
     autojump_clock: Clock,
 ) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call(1) as (edge, phone):
         edge.ways[0].after["claim"] = stands_still(edge, autojump_clock)
         async with edge.call():
             await is_silent_until_asked(edge, phone)
 
 
 async def test_nothing_leaves_who_stood_still_while_it_asked(autojump_clock: Clock) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call(1) as (edge, phone):
         edge.ways[0].after["owners_of"] = stands_still(edge, autojump_clock)
         edge.ways[0].cut = True
         await trio.sleep(1.0)
@@ -163,12 +121,7 @@ async def is_silent_until_asked(edge: VirtualEdge, phone: Phone) -> None:
 
 
 async def test_who_is_fenced_by_an_answer_says_nothing_more(autojump_clock: Clock) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone):
         keeper = custody(edge, 0).keeper(name(phone))
         assert keeper is not None
         other = keeper.claim.next_of(edge.transceivers[1].slot)
@@ -181,12 +134,7 @@ async def test_who_is_fenced_by_an_answer_says_nothing_more(autojump_clock: Cloc
 
 
 async def test_an_old_answer_ends_no_session_that_has_come_back(autojump_clock: Clock) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone):
         late = trio.Event()
         edge.ways[0].before["store"] = late.wait
         keeper = custody(edge, 0).keeper(name(phone))
@@ -206,12 +154,7 @@ async def test_an_old_answer_ends_no_session_that_has_come_back(autojump_clock: 
 async def test_a_call_that_ends_while_it_is_claimed_anew_leaves_no_claim(
     autojump_clock: Clock,
 ) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=1, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call(1) as (edge, phone):
         edge.registry.sessions.empty()
 
         async def hang_up() -> None:
@@ -228,12 +171,7 @@ async def test_a_call_that_ended_where_nobody_knew_better_may_come_back(
     autojump_clock: Clock,
 ) -> None:
     config = TransceiverConfig(consent_timeout_seconds=5.0)
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True, config=config) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call(config=config) as (edge, phone):
         await taken_over(edge)
         await until(lambda: edge.transceivers[0].totals.ended, within=10.0)
         assert EndReason.FENCED not in edge.transceivers[0].totals.ended
@@ -248,13 +186,7 @@ async def test_a_call_that_ended_where_nobody_knew_better_may_come_back(
 async def test_a_drain_waits_for_a_registry_that_is_away_and_the_call_goes_on(
     autojump_clock: Clock,
 ) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-        trio.open_nursery() as nursery,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone), trio.open_nursery() as nursery:
         edge.ways[0].closed = True
         nursery.start_soon(edge.transceivers[0].drain)
         await phone.heard(150)
@@ -266,13 +198,7 @@ async def test_a_drain_waits_for_a_registry_that_is_away_and_the_call_goes_on(
 
 
 async def test_a_drain_survives_a_registry_that_goes_midway(autojump_clock: Clock) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-        trio.open_nursery() as nursery,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone), trio.open_nursery() as nursery:
 
         async def go() -> None:
             edge.ways[0].closed = True
@@ -292,12 +218,7 @@ async def test_a_drain_survives_a_registry_that_goes_midway(autojump_clock: Cloc
 
 
 async def test_a_drain_with_an_emptied_registry_claims_anew_first(autojump_clock: Clock) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone):
         edge.registry.sessions.empty()
         await edge.transceivers[0].drain()
         assert edge.transceivers[0].totals.ended == {EndReason.MOVED: 1}
@@ -306,12 +227,7 @@ async def test_a_drain_with_an_emptied_registry_claims_anew_first(autojump_clock
 
 
 async def test_a_call_that_is_hung_up_in_its_own_move_is_over(autojump_clock: Clock) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone):
 
         async def hang_up() -> None:
             edge.transceivers[0].hang_up(name(phone))
@@ -327,12 +243,7 @@ async def test_a_call_that_is_hung_up_in_its_own_move_is_over(autojump_clock: Cl
 async def test_an_owner_that_hears_of_the_claim_it_made_for_its_heir_leaves_him_the_call(
     autojump_clock: Clock,
 ) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone):
         keeper = custody(edge, 0).keeper(name(phone))
         assert keeper is not None
 
@@ -349,12 +260,7 @@ async def test_an_owner_that_hears_of_the_claim_it_made_for_its_heir_leaves_him_
 async def test_a_call_that_ends_while_the_registry_is_away_is_forgotten_later(
     autojump_clock: Clock,
 ) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=1, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call(1) as (edge, phone):
         edge.ways[0].cut = True
         phone.hang_up()
         await until(lambda: edge.transceivers[0].totals.ended)
@@ -395,12 +301,7 @@ async def test_who_leaves_at_the_same_time_passes_on_what_it_was_given(
 async def test_an_heir_that_lost_its_claim_while_it_loaded_serves_nobody(
     autojump_clock: Clock,
 ) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, _):
 
         async def lose() -> None:
             edge.registry.sessions.empty()
@@ -484,12 +385,7 @@ async def test_a_drain_that_runs_out_of_time_without_a_registry_ends_the_call(
     autojump_clock: Clock,
 ) -> None:
     config = TransceiverConfig(drain_seconds=1)
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True, config=config) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call(config=config) as (edge, _):
         edge.ways[0].cut = True
         await trio.sleep(1.0)
         await edge.transceivers[0].drain()
@@ -545,12 +441,7 @@ async def test_a_bug_in_one_hand_over_keeps_no_other_call(
 
 
 async def test_a_registry_that_is_emptied_midway_costs_no_call(autojump_clock: Clock) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone):
 
         async def empty() -> None:
             edge.registry.sessions.empty()
@@ -565,12 +456,7 @@ async def test_a_call_that_is_over_before_it_moves_is_over_for_its_backend(
     autojump_clock: Clock,
 ) -> None:
     backend = Parting()
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True, backend=backend) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call(backend=backend) as (edge, phone):
 
         async def hang_up() -> None:
             edge.transceivers[0].hang_up(name(phone))
@@ -582,12 +468,7 @@ async def test_a_call_that_is_over_before_it_moves_is_over_for_its_backend(
 
 
 async def test_a_claim_whose_answer_was_lost_is_not_held_on_to(autojump_clock: Clock) -> None:
-    async with (
-        open_network() as network,
-        open_edge(network, transceivers=2, mobile=True) as edge,
-        edge.call() as phone,
-    ):
-        await phone.heard(60)
+    async with mobile_call() as (edge, phone):
 
         async def lose() -> None:
             edge.ways[1].closed = True
